@@ -1,0 +1,105 @@
+"""Paths and class lists, the one place for each. Importing this needs no environment; asking for a path may fail, by name.
+
+    export CHEXPERT_DATA_DIR=<folder that contains CheXpert/CheXpert-v1.0>
+    export OBJ_EFFICIENCY_BASE_PATH=<folder for everything that CheXseg writes>
+    export TEST_SEG_LABELS_GT_BASE_PATH=<folder with the validation and test masks>
+
+An unset variable means a folder under ./workspace, which is where `reproduce.sh` puts the phantom X-rays.
+Only scripts import this module; `chexseg` gets what it needs as arguments.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from chexseg.errors import DataError
+
+# The classifier's outputs, in the order of CheXpert's published models.
+OBSERVATIONS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Lesion",
+    "Airspace Opacity",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+# The ten findings that CheXlocalize's radiologists outlined.
+LOCALIZATION_TASKS = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Lesion",
+    "Airspace Opacity",
+    "Edema",
+    "Consolidation",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Support Devices",
+)
+# The findings frequent enough in 40 validation images to choose an epoch by.
+COMMON_TASKS = ("Enlarged Cardiomediastinum", "Support Devices", "Cardiomegaly", "Atelectasis")
+# Other names of the same finding: CheXpert's CSV columns and CheXlocalize's annotation files.
+ALIASES = {"Lung Opacity": "Airspace Opacity", "Support Device": "Support Devices"}
+
+MODEL_NAME = "2ywovex5_epoch=2-chexpert_competition_AUROC=0.89.ckpt"
+
+_DEFAULTS = {
+    "CHEXPERT_DATA_DIR": Path("workspace/data"),
+    "OBJ_EFFICIENCY_BASE_PATH": Path("workspace/base"),
+    "TEST_SEG_LABELS_GT_BASE_PATH": Path("workspace/data/labels"),
+}
+_announced: set[str] = set()
+
+
+def _folder(variable: str, *, create: bool = False) -> Path:
+    value = os.environ.get(variable)
+    if value:
+        folder = Path(value).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"{variable}={value}: no such folder; create it or point the variable elsewhere")
+        return folder.resolve()
+    folder = _DEFAULTS[variable].resolve()
+    if variable not in _announced and os.environ.get("RANK", "0") == "0":
+        _announced.add(variable)
+        print(f"{variable} is not set: using {folder}", file=sys.stderr)
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def data_dir() -> Path:
+    """The folder that contains `CheXpert/CheXpert-v1.0`."""
+    return _folder("CHEXPERT_DATA_DIR")
+
+
+def base_dir() -> Path:
+    """The folder that everything is written to."""
+    return _folder("OBJ_EFFICIENCY_BASE_PATH", create=True)
+
+
+def gt_dir() -> Path:
+    """The folder with `test_encoded.json`, `test_labels.csv` and the annotation files."""
+    return _folder("TEST_SEG_LABELS_GT_BASE_PATH")
+
+
+def run_dir() -> Path:
+    """The default run folder: saliency maps and everything made from them."""
+    return base_dir() / "train_cams" / MODEL_NAME
+
+
+def irnet_dir() -> Path:
+    """Where boundary networks are saved."""
+    return base_dir() / "weakly_supervised" / "saved_models"
+
+
+def cache_dir() -> Path:
+    """Decoded images, rebuilt whenever an input changes; safe to delete."""
+    return base_dir() / "cache"
