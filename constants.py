@@ -4,7 +4,7 @@
     export OBJ_EFFICIENCY_BASE_PATH=<folder for everything that CheXseg writes>
     export TEST_SEG_LABELS_GT_BASE_PATH=<folder with the validation and test masks>
 
-An unset variable means a folder under ./workspace, which is where `reproduce.sh` puts the phantom X-rays.
+An unset variable means a folder under `workspace/` beside this file, where `reproduce.sh` puts the phantom X-rays.
 Only scripts import this module; `chexseg` gets what it needs as arguments.
 """
 
@@ -51,10 +51,11 @@ ALIASES = {"Lung Opacity": "Airspace Opacity", "Support Device": "Support Device
 
 MODEL_NAME = "2ywovex5_epoch=2-chexpert_competition_AUROC=0.89.ckpt"
 
+_WORKSPACE = Path(__file__).resolve().parent / "workspace"
 _DEFAULTS = {
-    "CHEXPERT_DATA_DIR": Path("workspace/data"),
-    "OBJ_EFFICIENCY_BASE_PATH": Path("workspace/base"),
-    "TEST_SEG_LABELS_GT_BASE_PATH": Path("workspace/data/labels"),
+    "CHEXPERT_DATA_DIR": _WORKSPACE / "data",
+    "OBJ_EFFICIENCY_BASE_PATH": _WORKSPACE / "base",
+    "TEST_SEG_LABELS_GT_BASE_PATH": _WORKSPACE / "data" / "labels",
 }
 _announced: set[str] = set()
 
@@ -66,7 +67,7 @@ def _folder(variable: str, *, create: bool = False) -> Path:
         if not folder.is_dir():
             raise DataError(f"{variable}={value}: no such folder; create it or point the variable elsewhere")
         return folder.resolve()
-    folder = _DEFAULTS[variable].resolve()
+    folder = _DEFAULTS[variable]
     if variable not in _announced and os.environ.get("RANK", "0") == "0":
         _announced.add(variable)
         print(f"{variable} is not set: using {folder}", file=sys.stderr)

@@ -1,0 +1,178 @@
+"""CheXpert's labels and images: ids, CSV files, decoding, resizing, normalisation. Not for masks (see `masks`)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageFile
+
+from chexseg.errors import DataError
+
+ROOTS = ("CheXpert/CheXpert-v1.0", "CheXpert/CheXpert-v1.0-small", "CheXpert", ".")
+SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+IMAGE_ID = re.compile(r"(patient\w+?)_(study\w+?)_(view\w+)")
+# (mean, standard deviation) of an image in 0..1, per RGB channel.
+NORMALISATION = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "chexpert": ((0.5020,) * 3, (0.085585,) * 3),
+}
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def image_id(path: str | Path) -> str:
+    """`.../patient00001/study1/view1_frontal.jpg` -> `patient00001_study1_view1_frontal`."""
+    parts = Path(path).parts
+    if len(parts) < 3:
+        raise DataError(f"{path}: an image's path must end in patientX/studyY/viewZ.jpg")
+    return "_".join([*parts[-3:-1], Path(path).stem])
+
+
+def patient_of(image_id: str) -> str:
+    """The patient of an image: the first word of its id."""
+    return image_id.split("_", 1)[0]
+
+
+def split_csv(data_dir: Path, split: str) -> Path:
+    """The label file `<split>.csv` of CheXpert, or CheXlocalize's `<val|test>_labels.csv`."""
+    candidates = [
+        Path(data_dir) / root / name
+        for root in ROOTS
+        for alias in SPLITS[split]
+        for name in (f"{alias}.csv", f"{alias}_labels.csv")
+    ]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise DataError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR")
+
+
+def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, str]) -> pd.DataFrame:
+    """The label file as a table indexed by image id: `Path` and one float column per observation (1, 0, -1 = uncertain,
+    NaN = not mentioned), with `Sex`, `Age`, `Frontal/Lateral` and `AP/PA` where the file has them.
+
+    An observation may stand under its other name. Raises DataError for a missing file, column or a value that is none of these.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such label file") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from error
+    frame = frame.rename(columns={name: aliases.get(name, name) for name in frame.columns})
+    missing = [name for name in ("Path", *observations) if name not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r}; the file has {', '.join(map(str, frame.columns[:20]))}")
+    for name in observations:
+        values = pd.to_numeric(frame[name], errors="coerce")
+        wrong = frame[name].notna() & ~values.isin((-1, 0, 1))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise DataError(f"{path}: line {row + 2}, {name!r}: {frame[name].iloc[row]!r} is not 1, 0, -1 or empty")
+        frame[name] = values.astype("float32")
+    frame.index = pd.Index([image_id(p) for p in frame["Path"]], name="image_id")
+    if frame.index.has_duplicates:
+        raise DataError(f"{path}: {frame.index[frame.index.duplicated()][0]} occurs twice")
+    return frame
+
+
+def frontal(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frontal views, by the `Frontal/Lateral` column or, where there is none (CheXlocalize), by the file name."""
+    if "Frontal/Lateral" in frame.columns:
+        return frame[frame["Frontal/Lateral"] == "Frontal"]
+    return frame[~frame.index.str.contains("lateral")]
+
+
+def csv_image_path(data_dir: Path, path: str) -> Path:
+    """The image that a label file's `Path` names, below any of CheXpert's usual roots."""
+    relative = Path(path)
+    tails = [relative, Path(*relative.parts[1:])] if len(relative.parts) > 4 else [relative]
+    candidates = [Path(data_dir) / base / tail for tail in tails for base in ("CheXpert", *ROOTS)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    return find_image(data_dir, image_id(path), relative.parts[-4] if len(relative.parts) > 3 else None)
+
+
+def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
+    """The file of an image id in `split` (train, valid, test; None looks in all). DataError where there is none."""
+    match = IMAGE_ID.fullmatch(image_id)
+    if match is None:
+        raise DataError(f"{image_id!r} is not an image id; expected patientX_studyY_viewZ")
+    names = [a for s in ([split] if split else SPLITS) for a in SPLITS.get(s, (s,))]
+    stem = Path(*match.groups())
+    for root in ROOTS:
+        for name in names:
+            for suffix in SUFFIXES:
+                path = Path(data_dir) / root / name / stem.with_suffix(suffix)
+                if path.is_file():
+                    return path
+    raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An X-ray as (H, W) uint8 grey: JPEG, PNG (8 or 16 bits) or DICOM. DataError for a missing or truncated file."""
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".dcm":
+            return _read_dicom(path)
+        with Image.open(path) as image:
+            if image.mode.startswith("I") or image.mode == "F":
+                return _to_uint8(np.asarray(image, dtype=np.float32))
+            return np.asarray(image.convert("L"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: cannot be decoded ({error}); fetch the file again or leave it out of the CSV"
+        ) from error
+
+
+def _read_dicom(path: Path) -> np.ndarray:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    try:
+        dataset = pydicom.dcmread(path)
+        pixels = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
+    except (InvalidDicomError, AttributeError, ValueError, RuntimeError) as error:
+        raise OSError(f"DICOM: {error}") from error
+    if pixels.ndim != 2:
+        raise OSError(f"DICOM: expected one grey frame, found shape {pixels.shape}")
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        pixels = pixels.max() - pixels
+    return _to_uint8(pixels)
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    low, high = float(pixels.min()), float(pixels.max())
+    return np.round((pixels - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+
+
+def resize_square(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) uint8 -> (size, size), stretched, antialiased bilinear: what the classifier sees."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def fit_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """The shape with the longer side `size` and the same aspect ratio, at least one pixel."""
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def fit_square(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) uint8 -> (size, size): longer side scaled to `size`, zeros below or to the right."""
+    height, width = fit_shape(*image.shape, size)
+    square = np.zeros((size, size), np.uint8)
+    square[:height, :width] = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return square
+
+
+def normalise(images: torch.Tensor, kind: str) -> torch.Tensor:
+    """(B, h, w) uint8 -> (B, 3, h, w) float32 with the mean and deviation of `kind` (imagenet, chexpert)."""
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in NORMALISATION[kind])
+    return (images[:, None].float() / 255 - mean) / std

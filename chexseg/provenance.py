@@ -1,0 +1,120 @@
+"""What made a file: resolved arguments, package versions, seed, input fingerprints and code version, written beside it."""
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from chexseg import __version__
+from chexseg.errors import DataError
+
+PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "opencv-python-headless", "h5py", "pillow")
+# Options that say where or how fast, never what: they take no part in a fingerprint.
+NEVER_MATTERS = ("num_workers", "shard_size", "device", "resume", "wandb_project_name", "wandb_run_name", "save_every")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256_blocks(file)
+
+
+def _sha256_blocks(file) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def manifest_path(output: Path) -> Path:
+    """Where the provenance of `output` stands: `<output>.manifest.json`."""
+    return output.with_name(output.name + ".manifest.json")
+
+
+def file_fingerprint(path: Path) -> str:
+    """Fingerprint of an input file by content. A file that another stage made is known by its manifest's checksum
+    while size and time of change agree with it, so that 100 GB are not read again."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    manifest = manifest_path(path)
+    if manifest.is_file():
+        try:
+            made = json.loads(manifest.read_text())["output"]
+        except (ValueError, KeyError):
+            made = {}
+        status = path.stat()
+        if (made.get("size"), made.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
+            return made["sha256"]
+    return sha256(path)
+
+
+def stat_fingerprint(path: Path) -> str:
+    """Fingerprint of one image among a million: size and time of change, without reading it."""
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def code_version(modules: Iterable[ModuleType]) -> str:
+    """Hash of the sources that decide a stage's result."""
+    digest = hashlib.sha256()
+    for module in sorted(modules, key=lambda m: m.__name__):
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "chexseg": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def describe(args: Mapping, inputs: Sequence[Path] = (), code: Iterable[ModuleType] = ()) -> dict:
+    """The record of a run: `args` (vars of a namespace), the fingerprints of its input files, versions, code version."""
+    return {
+        "command": Path(sys.argv[0]).name,
+        "arguments": {key: _plain(value) for key, value in sorted(args.items())},
+        "inputs": {str(path): file_fingerprint(path) for path in sorted({Path(p) for p in inputs if p is not None})},
+        "versions": versions(),
+        "code": code_version(code),
+    }
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def fingerprint(record: Mapping, ignore: Sequence[str] = ()) -> str:
+    """Hash of what decides a result: arguments (less `ignore` and those that never matter), input contents, code.
+
+    Paths and package versions take no part: a moved folder is the same data, and an upgrade in mid-run is recorded
+    but does not throw a week's work away.
+    """
+    skip = {*NEVER_MATTERS, *ignore}
+    arguments = {k: v for k, v in record["arguments"].items() if k not in skip}
+    parts = [arguments, sorted(record["inputs"].values()), record["code"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def write(path: Path, record: Mapping) -> None:
+    """Write a record as JSON, whole or not at all."""
+    from chexseg.shards import atomic
+
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,246 @@
+"""Long work in shards that survive a kill: each is written under a temporary name, flushed, renamed and checksummed.
+
+A stage turns items (image ids) into one output file. `build` splits the items into shards, skips those that a former
+run completed, shares the rest among ranks, and merges them in order on rank 0. The output has the same bytes whatever
+the shard size, the number of ranks or workers, and however often it was killed.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from chexseg import distributed, provenance
+from chexseg.errors import DataError
+
+T = TypeVar("T")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it to disk and rename it, on any error remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `path` as a lock file, on rank 0 for all ranks. A second run waits, or is refused with a DataError."""
+    if not distributed.is_main():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise DataError(f"{path}: another run is writing here; wait for it to end, or stop it") from error
+        yield
+    # The file stays: removing it would let two later runs lock two different files of this name.
+
+
+def is_valid(output: Path, fingerprint: str) -> str | None:
+    """None where `output` is whole and was made with `fingerprint`; else the reason, for people."""
+    manifest = provenance.manifest_path(output)
+    if not output.exists() or not manifest.exists():
+        return "missing"
+    try:
+        record = json.loads(manifest.read_text())
+        recorded = record["fingerprint"], record["output"]["size"], record["output"]["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return "its manifest is damaged"
+    if recorded[0] != fingerprint:
+        return "stale: inputs, arguments or code changed"
+    if output.stat().st_size != recorded[1] or provenance.sha256(output) != recorded[2]:
+        return "damaged: its checksum differs"
+    return None
+
+
+def seal(output: Path, record: dict, fingerprint: str) -> None:
+    """Write the manifest that ties `output` to what made it."""
+    status = output.stat()
+    made = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": provenance.sha256(output)}
+    provenance.write(provenance.manifest_path(output), {**record, "fingerprint": fingerprint, "output": made})
+
+
+def build(
+    output: Path,
+    items: Sequence[T],
+    *,
+    process: Callable[[Sequence[T]], Iterator[R]],
+    write: Callable[[list[R], Path], None],
+    merge: Callable[[Sequence[Path], Path], None],
+    record: dict,
+    shard_size: int = 256,
+    describe: str = "images",
+    item_fingerprint: Callable[[T], str] = str,
+    on_lock: str = "refuse",
+) -> bool:
+    """Make `output` from `items`; return False where it is already there, made from the same things.
+
+    process           yields one record per item, in order; it sees the pending items of this rank in one sequence,
+                      so that decoding, computing and writing overlap across shard boundaries
+    write             writes a shard's records to the path it is given
+    merge             joins the shards, in order, into the path it is given
+    record            `provenance.describe(...)`: what the result depends on, beside the items
+    item_fingerprint  what else a shard depends on, item by item (an image's size and time of change, say)
+    on_lock           `refuse` a second run on the same output, or `wait` for the first
+    """
+    output = Path(output)
+    with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
+        distributed.barrier()
+        common = provenance.fingerprint(record)
+        parts = [items[i : i + shard_size] for i in range(0, len(items), shard_size)]
+        prints = [_hash([common, *map(str, part), *map(item_fingerprint, part)]) for part in parts]
+        whole = _hash([common, *(f"{item}{item_fingerprint(item)}" for item in items)])
+        reason = distributed.broadcast_object(is_valid(output, whole) if distributed.is_main() else None)
+        if reason is None:
+            log.info("%s: up to date", output)
+            return False
+        if reason != "missing":
+            log.warning("%s: %s; making it again", output, reason)
+        folder = output.with_name(f".{output.name}.parts")
+        names = [f"{i:06d}-of-{len(parts):06d}" for i in range(len(parts))]
+        if distributed.is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            _clean(folder, keep=set(names))
+        distributed.barrier()
+        paths = [folder / name for name in names]
+        done = [not (why := _part_problem(path, p)) or _say(path, why) for path, p in zip(paths, prints, strict=True)]
+        _work(parts, paths, prints, done, process, write, describe)
+        distributed.barrier()
+        if distributed.is_main():
+            for path, expected in zip(paths, prints, strict=True):
+                if why := _part_problem(path, expected):
+                    raise DataError(f"{path}: {why} before the merge; run the same command again")
+            with atomic(output) as temporary:
+                merge(paths, temporary)
+            seal(output, record, whole)
+            shutil.rmtree(folder)
+        distributed.barrier()
+    return True
+
+
+def _hash(values: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(value.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _say(path: Path, why: str) -> bool:
+    if why != "missing":
+        log.warning("%s: %s; making it again", path, why)
+    return False
+
+
+def _clean(folder: Path, keep: set[str]) -> None:
+    """Remove what a kill left half-written, and shards of another shard size or item count."""
+    for path in folder.iterdir():
+        if path.name.removesuffix(".json") not in keep:
+            path.unlink()
+
+
+def _part_problem(path: Path, expected: str) -> str | None:
+    """None where the shard at `path` is whole and current, else why not."""
+    seal_path = path.with_name(path.name + ".json")
+    if not path.exists() or not seal_path.exists():
+        return "missing"
+    try:
+        recorded = json.loads(seal_path.read_text())
+        if recorded["fingerprint"] != expected:
+            return "stale: made from other inputs, arguments or code"
+        if recorded["sha256"] != provenance.sha256(path):
+            return "damaged: its checksum differs"
+    except (ValueError, KeyError, TypeError):
+        return "damaged: its checksum is unreadable"
+    return None
+
+
+def _work(parts, paths, prints, done, process, write, describe) -> None:
+    """This rank's share of the pending shards, through one call of `process`."""
+    pending = [i for i, is_done in enumerate(done) if not is_done]
+    mine = pending[distributed.rank() :: distributed.world_size()]
+    total, skipped = sum(map(len, parts)), sum(len(parts[i]) for i, is_done in enumerate(done) if is_done)
+    share = sum(len(parts[i]) for i in mine)
+    # Rank 0 shows its own share; the others keep in step with it.
+    if skipped:
+        log.info("%s: %d of %d already made", describe, skipped, total)
+    records = process([item for i in mine for item in parts[i]]) if mine else iter(())
+    hidden = not distributed.is_main() or not share
+    with tqdm(total=share, desc=describe, unit="image", disable=hidden or None, mininterval=0.5) as bar:
+        for i in mine:
+            shard = []
+            for result in islice(records, len(parts[i])):
+                shard.append(result)
+                bar.update()
+            if len(shard) != len(parts[i]):
+                raise RuntimeError(f"{describe}: {len(parts[i])} items gave {len(shard)} records")
+            with atomic(paths[i]) as temporary:
+                write(shard, temporary)
+                checksum = provenance.sha256(temporary)
+            with atomic(paths[i].with_name(paths[i].name + ".json")) as temporary:
+                temporary.write_text(json.dumps({"fingerprint": prints[i], "sha256": checksum}))
+
+
+def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int) -> Iterator[R]:
+    """`map(function, items)` in order, over `num_workers` processes with a bounded look-ahead (0: in this process).
+
+    `function` must be picklable. Workers are spawned, so they inherit no lock, file or GPU context.
+    """
+    if num_workers == 0 or len(items) < 2:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_single_threaded) as pool:
+        waiting, rest = deque(), iter(items)
+        try:
+            for item in islice(rest, 4 * num_workers):
+                waiting.append(pool.submit(function, item))
+            while waiting:
+                result = waiting.popleft().result()
+                for item in islice(rest, 1):
+                    waiting.append(pool.submit(function, item))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _single_threaded() -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
