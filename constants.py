@@ -1,4 +1,4 @@
-"""Paths and class lists, the one place for each. Importing this needs no environment; asking for a path may fail, by name.
+"""Paths and class lists, the one place for each. Importing it needs no environment; asking for a path may fail by name.
 
     export CHEXPERT_DATA_DIR=<folder that contains CheXpert/CheXpert-v1.0>
     export OBJ_EFFICIENCY_BASE_PATH=<folder for everything that CheXseg writes>

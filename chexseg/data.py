@@ -54,7 +54,7 @@ def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, s
     """The label file as a table indexed by image id: `Path` and one float column per observation (1, 0, -1 = uncertain,
     NaN = not mentioned), with `Sex`, `Age`, `Frontal/Lateral` and `AP/PA` where the file has them.
 
-    An observation may stand under its other name. Raises DataError for a missing file, column or a value that is none of these.
+    An observation may stand under its other name. DataError for a missing file or column and for any other value.
     """
     try:
         frame = pd.read_csv(path)

@@ -17,7 +17,9 @@ def setup() -> None:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1)
+        )
 
 
 def cleanup() -> None:
@@ -59,7 +61,7 @@ def broadcast_object(value):
 
 
 def device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is this rank's GPU where there is one, else the CPU. UsageError if it is not there."""
+    """The device `name`; `auto` is this rank's GPU where there is one, else the CPU. UsageError if it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

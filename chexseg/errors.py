@@ -1,4 +1,4 @@
-"""The two errors a user can cause. `chexseg.cli.run` prints either as one line; anything else is a bug and shows its traceback."""
+"""Errors a user can cause. `cli.run` prints each as one line; any other exception is a bug and shows a traceback."""
 
 
 class DataError(ValueError):

@@ -1,4 +1,4 @@
-"""What made a file: resolved arguments, package versions, seed, input fingerprints and code version, written beside it."""
+"""What made a file, written beside it: resolved arguments, package versions, input fingerprints, code version."""
 
 import hashlib
 import importlib.metadata
@@ -82,7 +82,7 @@ def versions() -> dict[str, str]:
 
 
 def describe(args: Mapping, inputs: Sequence[Path] = (), code: Iterable[ModuleType] = ()) -> dict:
-    """The record of a run: `args` (vars of a namespace), the fingerprints of its input files, versions, code version."""
+    """The record of a run: `args` (vars of a namespace), fingerprints of its input files, package and code versions."""
     return {
         "command": Path(sys.argv[0]).name,
         "arguments": {key: _plain(value) for key, value in sorted(args.items())},

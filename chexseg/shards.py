@@ -138,7 +138,7 @@ def build(
             _clean(folder, keep=set(names))
         distributed.barrier()
         paths = [folder / name for name in names]
-        done = [not (why := _part_problem(path, p)) or _say(path, why) for path, p in zip(paths, prints, strict=True)]
+        done = distributed.broadcast_object(_check(paths, prints) if distributed.is_main() else None)
         _work(parts, paths, prints, done, process, write, describe)
         distributed.barrier()
         if distributed.is_main():
@@ -160,10 +160,13 @@ def _hash(values: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _say(path: Path, why: str) -> bool:
-    if why != "missing":
-        log.warning("%s: %s; making it again", path, why)
-    return False
+def _check(paths: Sequence[Path], prints: Sequence[str]) -> list[bool]:
+    """Which shards need not be made again; says why of those that are there but must be."""
+    problems = [_part_problem(path, expected) for path, expected in zip(paths, prints, strict=True)]
+    for path, why in zip(paths, problems, strict=True):
+        if why and why != "missing":
+            log.warning("%s: %s; making it again", path, why)
+    return [why is None for why in problems]
 
 
 def _clean(folder: Path, keep: set[str]) -> None:
@@ -193,14 +196,13 @@ def _work(parts, paths, prints, done, process, write, describe) -> None:
     """This rank's share of the pending shards, through one call of `process`."""
     pending = [i for i, is_done in enumerate(done) if not is_done]
     mine = pending[distributed.rank() :: distributed.world_size()]
-    total, skipped = sum(map(len, parts)), sum(len(parts[i]) for i, is_done in enumerate(done) if is_done)
     share = sum(len(parts[i]) for i in mine)
-    # Rank 0 shows its own share; the others keep in step with it.
-    if skipped:
-        log.info("%s: %d of %d already made", describe, skipped, total)
+    if any(done):
+        log.info("%s: %d of %d shards already made", describe, sum(done), len(done))
     records = process([item for i in mine for item in parts[i]]) if mine else iter(())
-    hidden = not distributed.is_main() or not share
-    with tqdm(total=share, desc=describe, unit="image", disable=hidden or None, mininterval=0.5) as bar:
+    # Rank 0 shows its own share: the others keep in step with it. Nothing is shown in a log file.
+    hidden = True if not distributed.is_main() or not share else None
+    with tqdm(total=share, desc=describe, unit="image", disable=hidden, mininterval=0.5) as bar:
         for i in mine:
             shard = []
             for result in islice(records, len(parts[i])):
