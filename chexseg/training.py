@@ -1,0 +1,283 @@
+"""The one training loop: epochs, checkpoints, resuming, several processes, logging. Networks, losses and data are the
+caller's.
+
+Order, augmentation and dropout are functions of (seed, epoch, position), never of what was drawn before. A checkpoint
+therefore needs no random states beyond seed, epoch and step, and a resumed run skips straight to the next batch: it
+ends with the same weights, bit for bit on a CPU, as one that was never stopped.
+"""
+
+import argparse
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from chexseg import cli, distributed, draws, resuming
+from chexseg.errors import DataError
+from chexseg.resuming import Progress
+from chexseg.tracking import JsonLines
+
+log = logging.getLogger(__name__)
+PRECISIONS = ("auto", "fp32", "bf16")
+
+Batch = dict[str, Any]
+
+
+@dataclass
+class Result:
+    """`metrics` and `epoch` (from 1) are the best epoch's; `history` holds one record per epoch."""
+
+    epoch: int
+    score: float
+    metrics: dict[str, Any]
+    history: list[dict]
+
+
+def add_options(
+    parser: argparse.ArgumentParser, *, num_epochs: int, batch_size: int, lr: float, seed: int = 17
+) -> None:
+    """The options that every training script shares; `options(args)` hands them to `fit`."""
+    parser.add_argument("--num_epochs", type=cli.positive_int, default=num_epochs, help="passes over the draws")
+    parser.add_argument(
+        "--batch_size", type=cli.positive_int, default=batch_size, help="images, all processes together"
+    )
+    parser.add_argument("--lr", type=cli.positive_float, default=lr, help="learning rate")
+    parser.add_argument(
+        "--seed", type=cli.non_negative_int, default=seed, help="fixes initialisation, order, augmentation"
+    )
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it"
+    )
+    cli.add_boolean(parser, "--channels_last", default=True, help="memory layout that convolutions prefer")
+    cli.add_boolean(parser, "--compile", help="compile the network first: pays in long runs on a GPU")
+    parser.add_argument("--resume", default="auto", help="auto (go on where this run stopped), none, or a checkpoint")
+    parser.add_argument("--save_every", type=cli.positive_float, default=10.0, help="minutes between checkpoints")
+    parser.add_argument("--max_minutes", type=cli.positive_float, help="save and exit (status 143) after this long")
+
+
+def options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of `fit` that `add_options` and `cli.add_run_options` define."""
+    names = "num_epochs batch_size seed precision channels_last compile resume save_every max_minutes num_workers"
+    return {name: getattr(args, name) for name in names.split()}
+
+
+def seed_everything(*key: int) -> None:
+    """Seed torch, NumPy's and Python's global generators from any number of whole numbers."""
+    words = np.random.SeedSequence(key).generate_state(2)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    np.random.seed(words[1])
+    random.seed(int(words[0]))
+
+
+def fit(
+    model: nn.Module,
+    dataset: Any,
+    *,
+    order: draws.Order,
+    compute_loss: Callable[[nn.Module, Batch], tuple[Tensor, Any]],
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    record: Mapping,
+    num_epochs: int,
+    batch_size: int,
+    seed: int,
+    save_best: Callable[[dict[str, Tensor], dict], None],
+    score: Callable[[dict], float] = lambda metrics: -metrics["train_loss"],
+    evaluate: Callable[[nn.Module, Tensor | None], dict[str, Any]] | None = None,
+    tally: Callable[[Any, Batch], Tensor] | None = None,
+    schedule: Callable[[int, int], float] | None = None,
+    track: Callable[[dict], None] | None = None,
+    device: torch.device | None = None,
+    precision: str = "auto",
+    channels_last: bool = True,
+    compile: bool = False,
+    num_workers: int = 0,
+    resume: str = "auto",
+    save_every: float = 10.0,
+    max_minutes: float | None = None,
+) -> Result:
+    """Train `model` in place; on return it holds the last epoch's weights, and `save_best` got the best epoch's.
+
+    dataset       `dataset[draws.Draw]` gives a dict of tensors with the image's name under "id"; default collation
+    order         epoch (from 0) -> indices of all its draws (`draws.shuffled`, `draws.mixed`)
+    compute_loss  (network, batch on the device) -> (loss of the batch, anything `tally` wants); runs under autocast
+    optimizer     over the model's parameters, which must be on `device` already
+    folder        gets `checkpoint.pt` and `log.jsonl`
+    record        `provenance.describe(...)`; a checkpoint is continued only where its fingerprint agrees
+    save_best     (weights on the CPU, metrics with "epoch"), on rank 0, with a checkpoint that knows of a new best
+    score         of an epoch's metrics; the highest wins, the earlier of equals; default: lowest training loss
+    evaluate      (model in eval mode, sum of the tallies) -> metrics that JSON can hold; on every rank, no gradients
+    tally         (second value of `compute_loss`, batch) -> tensor of fixed shape, summed over batches and ranks
+    schedule      (step, steps of the whole run) -> factor of the learning rate
+    track         called with each epoch's record on rank 0 (`tracking.Wandb(...).log`)
+    resume        `auto`: go on from `folder` where its arguments agree, else DataError; start where there is nothing;
+                  `none`: start anew; a path: go on from that checkpoint, whatever its arguments
+    save_every    minutes between checkpoints within an epoch. There is one after every epoch too, unless the last is
+                  less than 20 s old
+    max_minutes   after so long, and on SIGTERM, save and raise SystemExit(143): the same command goes on from there
+
+    Under torchrun `batch_size` is divided among the ranks and gradients are averaged, so that a loss made of
+    `losses.sum_over_ranks` is exactly that of one process. Only rank 0 writes.
+    DataError for a loss that is not finite (with the images of the batch) or a checkpoint of other arguments.
+    """
+    device = device or next(model.parameters()).device
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, lines = folder / "checkpoint.pt", JsonLines(folder / "log.jsonl")
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    base_lr = [group["lr"] for group in optimizer.param_groups]
+    progress = resuming.restore(checkpoint, resume, record, model, optimizer, device)
+    if progress.finished:
+        log.info("%s: finished before; nothing to do", folder)
+        return _result(progress, lines)
+    if distributed.is_main():
+        lines.keep(progress.epoch)
+    network = _wrap(model, device, compile)
+    loader = draws.Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
+    saver = resuming.Saver(checkpoint, record, model, optimizer, save_best, save_every, max_minutes)
+    per_epoch = -(-len(order(0)) // batch_size)
+    bar = tqdm(
+        total=num_epochs * per_epoch,
+        initial=progress.epoch * per_epoch + progress.step,
+        unit="batch",
+        disable=None if distributed.is_main() else True,
+        mininterval=0.5,
+    )
+    with bar, saver.heeding_signals():
+        while progress.epoch < num_epochs:
+            epoch, started = progress.epoch, time.monotonic()
+            bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
+            plan = draws.batches(
+                order(epoch),
+                batch_size,
+                key=(seed, epoch),
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+            )
+            network.train()
+            unchecked: deque[tuple[Tensor, list[str]]] = deque()
+            for batch in loader(plan[progress.step :]):
+                batch = to_device(batch, device)
+                step = epoch * per_epoch + progress.step
+                seed_everything(seed, epoch, progress.step, distributed.rank())
+                factor = schedule(step, num_epochs * per_epoch) if schedule else 1.0
+                for group, lr in zip(optimizer.param_groups, base_lr, strict=True):
+                    group["lr"] = lr * factor
+                optimizer.zero_grad(set_to_none=True)
+                with autocast(device, precision):
+                    loss, outputs = compute_loss(network, batch)
+                unchecked.append((loss.detach(), batch["id"]))
+                # On a GPU the check is a step late, so that the host need not wait for it.
+                _check_finite(unchecked, keep=1 if device.type == "cuda" else 0, epoch=epoch)
+                loss.backward()
+                optimizer.step()
+                with torch.no_grad():
+                    count = len(batch["id"])
+                    progress.totals += torch.stack((loss.detach().double() * count, loss.new_tensor(count).double()))
+                    if tally:
+                        seen = tally(outputs, batch)
+                        progress.tally = seen if progress.tally is None else progress.tally + seen
+                progress.step += 1
+                bar.update()
+                if device.type == "cpu" or progress.step % 20 == 0:
+                    bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+                if progress.step < len(plan) and saver.due():
+                    _check_finite(unchecked, keep=0, epoch=epoch)
+                    saver.save(progress)
+            _check_finite(unchecked, keep=0, epoch=epoch)
+            metrics = _end_epoch(model, network, progress, evaluate, device, precision)
+            metrics |= {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+            metrics["seconds"] = round(time.monotonic() - started, 3)
+            saver.consider(score(metrics), metrics, progress)
+            progress.epoch, progress.step = epoch + 1, 0
+            progress.totals, progress.tally = torch.zeros_like(progress.totals), None
+            progress.finished = progress.epoch == num_epochs
+            if distributed.is_main():
+                lines.write(metrics | {"score": float(score(metrics))})
+                if track:
+                    track(metrics)
+            if progress.finished or saver.due(end_of_epoch=True):
+                saver.save(progress)
+    distributed.barrier()
+    return _result(progress, lines)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 for `bf16`, and for `auto` on a chip with bf16 matrix units (Ampere and later; AMX on a CPU)."""
+    if precision == "auto":
+        if device.type == "cuda":
+            enabled = torch.cuda.get_device_capability(device)[0] >= 8
+        else:
+            enabled = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    else:
+        enabled = precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _wrap(model: nn.Module, device: torch.device, compile: bool) -> nn.Module:
+    """What runs in training: the model, under DistributedDataParallel where there are ranks, compiled on request."""
+    network = model
+    if distributed.world_size() > 1:
+        network = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+    return torch.compile(network) if compile else network
+
+
+def _check_finite(unchecked: deque[tuple[Tensor, list[str]]], *, keep: int, epoch: int) -> None:
+    while len(unchecked) > keep:
+        loss, ids = unchecked.popleft()
+        if not torch.isfinite(loss):
+            raise DataError(
+                f"the loss became {loss.item()} in epoch {epoch + 1} on the images {', '.join(ids)}; "
+                "lower --lr, or look at these images and their masks"
+            )
+
+
+def _end_epoch(
+    model: nn.Module,
+    network: nn.Module,
+    progress: Progress,
+    evaluate: Callable[[nn.Module, Tensor | None], dict[str, Any]] | None,
+    device: torch.device,
+    precision: str,
+) -> dict[str, Any]:
+    """Metrics of the epoch, the same on all ranks."""
+    loss_sum, count = distributed.all_reduce_sum(progress.totals).tolist()
+    metrics: dict[str, Any] = {"train_loss": loss_sum / count}
+    if progress.tally is not None:
+        distributed.all_reduce_sum(progress.tally)
+    _synchronise_buffers(model)
+    if evaluate:
+        model.eval()
+        with torch.no_grad(), autocast(device, precision):
+            metrics |= evaluate(model, progress.tally)
+    # A checkpoint holds plain values only: an array or a tensor among them fails here, not on resuming.
+    return json.loads(json.dumps(metrics))
+
+
+def _synchronise_buffers(model: nn.Module) -> None:
+    """Give every rank rank 0's batch-norm statistics, which are the ones that are saved."""
+    if distributed.world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def _result(progress: Progress, lines: JsonLines) -> Result:
+    best = progress.best or {"epoch": 0, "score": float("nan"), "metrics": {}}
+    history = distributed.broadcast_object(lines.read() if distributed.is_main() else None)
+    return Result(epoch=best["epoch"], score=best["score"], metrics=best["metrics"], history=history)
