@@ -20,7 +20,7 @@ class ImageSet:
         self._prefix: str | None = None
 
     def path(self, image_id: str) -> Path:
-        """The image's file. The first one shows where the label file's paths start; the others are tried there first."""
+        """The image's file. The first one shows where the label file's paths start; others are tried there first."""
         listed = self.frame.at[image_id, "Path"]
         if self._prefix is not None:
             guess = Path(self._prefix + listed)

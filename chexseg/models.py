@@ -149,7 +149,7 @@ def strip_prefix(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[s
     (`model.model.conv1.weight`, `module.encoder_q.conv1.weight`, ...)."""
     for name, stem in STEMS.items():
         keys = sorted((k for k in tensors if k == stem or k.endswith("." + stem)), key=len)
-        if keys and tensors[keys[0]].shape[-1] in (3, 7):
+        if keys and tensors[keys[0]].ndim == 4 and tensors[keys[0]].shape[1] == 3:
             prefix = keys[0].removesuffix(stem)
             return name, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     raise DataError(f"{path}: neither a ResNet, a DenseNet nor a MobileNetV2: first key {next(iter(tensors))!r}")

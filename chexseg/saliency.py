@@ -1,7 +1,7 @@
 """The saliency store: all maps of a run in one HDF5 file, at the network's resolution; and CheXlocalize's pickles.
 
-Upsampling a map adds nothing to it, so the store keeps (T, h, w) an image, about 6 kB for 14 tasks at 10 x 10, where the
-original wrote 16 pickles of 1.2 MB. Datasets: ids (N,), maps (N, T, h, w) float32, probabilities (N, T) float32,
+Upsampling a map adds nothing to it, so the store keeps (T, h, w) an image, about 6 kB for 14 tasks at 10 x 10, where
+the original wrote 16 pickles of 1.2 MB. Datasets: ids (N,), maps (N, T, h, w) float32, probabilities (N, T) float32,
 sizes (N, 2) int32 = height and width of the original; attributes tasks (JSON list) and image_size.
 """
 
