@@ -1,0 +1,122 @@
+"""Samples decoded once, then read at the cost of a memory copy: images as bytes, masks as bits, in one mapped file.
+
+A row of the file is a sample: original height and width (two int32), the image (S, S) uint8, and C masks of S x S bits.
+Rows are made in shards, so that several runs and several processes can ask for the same cache at once, and each row is
+tied to its inputs: an image or mask that changes is decoded again. A cache is safe to delete.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from chexseg import shards
+
+HEADER = 8
+
+
+class Sample(NamedTuple):
+    """image (S, S) uint8, masks (C, S, S) of 0 and 1, size (height, width) of the original image."""
+
+    image: np.ndarray
+    masks: np.ndarray
+    size: tuple[int, int]
+
+
+class SampleCache:
+    """`cache[i]` is the i-th sample, `cache.ids[i]` its name. Opened on first use, so it may be forked and pickled."""
+
+    def __init__(self, path: Path, ids: Sequence[str], image_size: int, num_masks: int):
+        self.path, self.ids, self.image_size, self.num_masks = Path(path), list(ids), image_size, num_masks
+        self._rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_rows": None}
+
+    def _row(self, index: int) -> np.ndarray:
+        if self._rows is None:
+            self._rows = np.load(self.path, mmap_mode="r")
+        return self._rows[index]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the original image."""
+        height, width = np.frombuffer(self._row(index)[:HEADER].tobytes(), "<i4").tolist()
+        return height, width
+
+    def __getitem__(self, index: int) -> Sample:
+        row, area = self._row(index), self.image_size**2
+        shape = (self.num_masks, self.image_size, self.image_size)
+        image = np.array(row[HEADER : HEADER + area]).reshape(shape[1:])
+        packed = row[HEADER + area :].reshape(self.num_masks, -1)
+        masks = np.unpackbits(packed, axis=1, count=area, bitorder="little").reshape(shape)
+        return Sample(image, masks, self.size(index))
+
+
+def build(
+    path: Path,
+    ids: Sequence[str],
+    *,
+    prepare: Callable[[str], Sample],
+    image_size: int,
+    num_masks: int,
+    record: dict,
+    item_fingerprint: Callable[[str], str],
+    num_workers: int = 0,
+) -> SampleCache:
+    """Make the cache `path` (.npy) of the samples `prepare(id)`, unless it is there and all it was made from is as before.
+
+    `prepare` must be picklable where there are workers. `record` (`provenance.describe`) holds what all samples depend
+    on, `item_fingerprint` what one does. A second run on the same cache waits for the first.
+    """
+    path, area = Path(path), image_size**2
+    width = HEADER + area + num_masks * -(-area // 8)
+
+    def process(items: Sequence[str]) -> Iterator[np.ndarray]:
+        for name, sample in zip(items, shards.ordered_map(prepare, items, num_workers), strict=True):
+            yield _pack(name, sample, image_size, num_masks)
+
+    def merge(parts: Sequence[Path], output: Path) -> None:
+        with open(output, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                np.load(part, mmap_mode="r").tofile(file)
+
+    def write(rows: list[np.ndarray], output: Path) -> None:
+        with open(output, "wb") as file:
+            np.save(file, np.stack(rows))
+
+    layout = {"image_size": image_size, "num_masks": num_masks}
+    shards.build(
+        path,
+        ids,
+        process=process,
+        write=write,
+        merge=merge,
+        record=record | {"arguments": {**record["arguments"], **layout}},
+        describe=f"samples for {path.name}",
+        item_fingerprint=item_fingerprint,
+        on_lock="wait",
+    )
+    return SampleCache(path, ids, image_size, num_masks)
+
+
+def _pack(name: str, sample: Sample, image_size: int, num_masks: int) -> np.ndarray:
+    """A sample as one row of bytes."""
+    shape = (image_size, image_size)
+    if sample.image.shape != shape or sample.masks.shape != (num_masks, *shape):
+        raise ValueError(f"{name}: image {sample.image.shape} and masks {sample.masks.shape} do not fit {shape}")
+    bits = np.packbits(sample.masks.reshape(num_masks, -1).astype(bool), axis=1, bitorder="little")
+    size = np.array(sample.size, "<i4").view(np.uint8)
+    return np.concatenate([size, np.ascontiguousarray(sample.image).reshape(-1), bits.reshape(-1)])
+
+
+def cache_name(stem: str, ids: Sequence[str], *what) -> str:
+    """A file name that tells the caches of different sets of images, or of different arguments, apart."""
+    digest = hashlib.sha256(repr((list(ids), what)).encode()).hexdigest()
+    return f"{stem}_{digest[:12]}.npy"
