@@ -1,15 +1,20 @@
 """CheXpert's labels and images: ids, CSV files, decoding, resizing, normalisation. Not for masks (see `masks`)."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image, ImageFile
 
 from chexseg.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
 
 ROOTS = ("CheXpert/CheXpert-v1.0", "CheXpert/CheXpert-v1.0-small", "CheXpert", ".")
 SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
@@ -174,5 +179,7 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
 
 def normalise(images: torch.Tensor, kind: str) -> torch.Tensor:
     """(B, h, w) uint8 -> (B, 3, h, w) float32 with the mean and deviation of `kind` (imagenet, chexpert)."""
+    import torch
+
     mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in NORMALISATION[kind])
     return (images[:, None].float() / 255 - mean) / std

@@ -1,12 +1,25 @@
-"""One process or many: the few calls that the stages need of torch.distributed. `torchrun` is the engine."""
+"""One process or many: the few calls that the stages need of torch.distributed. `torchrun` is the engine.
+
+torch is imported at first use: a script that needs no tensors starts in half a second, not in four.
+"""
+
+from __future__ import annotations
 
 import os
+import sys
 from datetime import timedelta
-
-import torch
-import torch.distributed as dist
+from typing import TYPE_CHECKING
 
 from chexseg.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _group():
+    """torch.distributed where this process has joined a group, else None."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None
 
 
 def setup() -> None:
@@ -14,54 +27,65 @@ def setup() -> None:
 
     Collectives wait for a day: rank 0 may merge a million images while the others stand at a barrier.
     """
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=1)
-        )
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ and not _group():
+        import torch
+        import torch.distributed as dist
+
+        gpus = torch.cuda.device_count()
+        if gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(days=1))
 
 
 def cleanup() -> None:
-    if dist.is_initialized():
+    """Leave the group."""
+    if dist := _group():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    """This process's number, from 0."""
+    return dist.get_rank() if (dist := _group()) else 0
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """How many processes share the work."""
+    return dist.get_world_size() if (dist := _group()) else 1
 
 
 def is_main() -> bool:
+    """Whether this is rank 0, the one that writes and talks."""
     return rank() == 0
 
 
 def barrier() -> None:
     """Wait for all ranks (over gloo, so that no GPU is needed)."""
-    all_reduce_sum(torch.zeros(1))
+    if _group():
+        import torch
+
+        all_reduce_sum(torch.zeros(1))
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over ranks, in place; the tensor itself in a single process."""
-    if dist.is_initialized():
+    if dist := _group():
         dist.all_reduce(tensor)
     return tensor
 
 
 def broadcast_object(value):
     """Rank 0's value on every rank."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    if dist := _group():
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+    return value
 
 
 def device(name: str = "auto") -> torch.device:
     """The device `name`; `auto` is this rank's GPU where there is one, else the CPU. UsageError if it is not there."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

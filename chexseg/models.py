@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import segmentation_models_pytorch as smp
 import torch
 import torchvision
-from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -22,7 +20,7 @@ STEMS = {"resnet": "conv1.weight", "densenet": "features.conv0.weight", "mobilen
 HEADS = {"resnet": "fc", "densenet": "classifier", "mobilenet": "classifier.1"}
 
 
-def _narrow(network: ResNet) -> None:
+def narrow(network: ResNet) -> None:
     """Give a ResNet one block a stage and 32, 64, 128, 256 channels: a ninth of ResNet-18's work."""
     network.inplanes = 32
     network.conv1 = nn.Conv2d(3, 32, 7, 2, 3, bias=False)
@@ -37,24 +35,9 @@ def _narrow(network: ResNet) -> None:
 def resnet10w32(num_classes: int = 1000) -> ResNet:
     """The embedded default's classifier: half of ResNet-18's depth and half of its width."""
     network = ResNet(BasicBlock, [1, 1, 1, 1])
-    _narrow(network)
+    narrow(network)
     network.fc = nn.Linear(256, num_classes)
     return network
-
-
-class NarrowResNetEncoder(ResNetEncoder):
-    """`resnet10w32` as an encoder of segmentation_models_pytorch."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        _narrow(self)
-
-
-smp.encoders.encoders["resnet10w32"] = {
-    "encoder": NarrowResNetEncoder,
-    "pretrained_settings": {},
-    "params": {"out_channels": [3, 32, 32, 64, 128, 256], "block": BasicBlock, "layers": [1, 1, 1, 1]},
-}
 
 
 def family(architecture: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from chexseg import checkpoints, models
+from chexseg import checkpoints, encoders, models
 from chexseg.errors import DataError, UsageError
 from chexseg.models import Classifier, ClassifierSpec
 
@@ -172,9 +172,7 @@ def test_imagenet_weights_that_are_not_there_are_named(tmp_path):
 
 
 def test_narrow_encoder_takes_the_narrow_classifiers_weights():
-    import segmentation_models_pytorch as smp
-
-    encoder = smp.encoders.get_encoder("resnet10w32", weights=None)
+    encoder = encoders.smp.encoders.get_encoder("resnet10w32", weights=None)
     network = models.build_network("resnet10w32", 3)
     weights = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
     models.load_exactly(encoder, weights, "w.pth")
