@@ -1,0 +1,314 @@
+"""Phantom X-rays in CheXpert's and CheXlocalize's layout: pictures, what two readers outline in them, and the files.
+
+The patients are in `phantom_patients`, the picture in `phantom_anatomy` and `phantom_findings`.
+"""
+
+import csv
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from chexseg import phantom_anatomy, phantom_findings, phantom_patients, provenance, shards
+from chexseg.errors import DataError
+from chexseg.phantom_anatomy import Frame, Scene
+from chexseg.phantom_findings import DEVICES, OPACITIES, OPACITY, TASKS, Drawn
+from chexseg.phantom_patients import COLUMNS, SPLITS, Spec, View, labels, stream, views
+
+log = logging.getLogger(__name__)
+# Real annotation files use either name of two tasks: the validation file here says these.
+VALID_NAMES = {OPACITY: "Lung Opacity", DEVICES: "Support Device"}
+JPEG_QUALITY = 90
+RENDER_AT_LEAST = 192  # pixels; smaller images are drawn at a multiple of their size and averaged
+BATCH = 8  # patients a worker takes at once
+RELEASE, TESTS = "CheXpert-v1.0", "test"  # folders below CheXpert/
+
+
+def frame_of(view: View, size: int) -> tuple[Frame, int]:
+    """The frame to draw in and the factor by which it is larger than the image."""
+    rng = stream(view.key, 3)
+    longer = max(16, round(size * rng.uniform(0.88, 1.12)))
+    shorter = round(longer * rng.choice([0.82, 0.88, 0.95], p=[0.6, 0.2, 0.2]) * rng.uniform(0.97, 1.03))
+    is_landscape = rng.random() < 0.55
+    factor = -(-RENDER_AT_LEAST // longer)
+    height, width = (shorter, longer) if is_landscape else (longer, shorter)
+    height, width = height * factor, width * factor
+    scale = min(width / rng.uniform(2.2, 2.75), height / rng.uniform(2.0, 2.4))
+    tilt = rng.normal(0, 0.025)
+    # Lungs from -0.85 to 1.05: keep them inside, wherever the beam was centred.
+    room_x, room_y = width - 2.06 * scale, height - 1.95 * scale
+    left = room_x * np.clip(0.5 + rng.normal(0, 0.15), 0.1, 0.9) + 1.03 * scale
+    top = room_y * np.clip(0.4 + rng.normal(0, 0.2), 0.05, 0.95) + 0.88 * scale
+    cos, sin = np.cos(tilt) * scale, np.sin(tilt) * scale
+    return Frame(height, width, np.array([[cos, -sin, left], [sin, cos, top]]), scale), factor
+
+
+def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene | None, int]:
+    """The picture (H, W) uint8, what was drawn for every task (frontal views), and the factor of its outlines."""
+    frame, factor = frame_of(view, size)
+    study, rng = view.study, stream(view.key, 4)
+    chest = phantom_findings.build_chest(study.patient, study.ap, study.present, stream(view.key[:4], 5))
+    if not view.is_frontal:
+        return _shrink(phantom_anatomy.lateral(chest, frame, OPACITY in study.present, rng), factor), {}, None, factor
+    scene = Scene(chest, frame, rng)
+    drawn = {}
+    for name, draw in phantom_findings.DRAW.items():
+        if study.patchy if name == OPACITY else name in study.present:
+            drawn[name] = draw(scene, stream(view.key, 100 + TASKS.index(name)))
+    if OPACITY in study.present:
+        union = np.max([drawn[name].mask for name in (OPACITY, *OPACITIES) if name in drawn], axis=0)
+        drawn[OPACITY] = Drawn(union)
+    return _shrink(scene.expose(rng), factor), drawn, scene, factor
+
+
+def _shrink(picture: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return picture
+    size = picture.shape[1] // factor, picture.shape[0] // factor
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def outline(drawn: Drawn, frame: Frame, factor: int, second: np.random.Generator | None = None) -> list:
+    """A reader's polygons [[[x, y], ...], ...] in pixels of the image: smoothed as by hand. `second` seeds another
+    reader, who draws the same with a shaking border, a little larger or smaller, and leaves a part out at times."""
+    polygons = []
+    if drawn.mask is not None:
+        mask = frame.blur(drawn.mask, 0.014) > 127
+        if second is not None:
+            mask = _redraw(mask, second)
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        contours = [c for c in contours if cv2.contourArea(c) >= 4 * factor * factor]
+        polygons = [cv2.approxPolyDP(c, 0.5 * factor, True)[:, 0].astype(float) for c in contours]
+    for points in drawn.outlines:
+        if second is not None:
+            if second.random() < 0.12:
+                continue
+            points = points + _shake(points, second)
+        polygons.append(frame.pixels(points))
+    limit = np.array([frame.width // factor - 1, frame.height // factor - 1])
+    scaled = [np.clip((p + 0.5) / factor - 0.5, 0, limit).round(1) for p in polygons]
+    # A part that lies outside the picture has no area left after clipping.
+    return [p.tolist() for p in scaled if len(p) > 2 and (np.ptp(p, axis=0) > 0).all()]
+
+
+def _redraw(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+    reach = float(inside.max())
+    shake = phantom_anatomy.noise(rng, mask.shape, 9) * np.float32(0.22 * reach)
+    again = inside - outside + shake + np.float32(reach * rng.normal(0.02, 0.14)) > 0
+    dx, dy = np.round(rng.normal(0, 0.12 * reach, 2)).astype(int)
+    shift = np.array([[1.0, 0, dx], [0, 1.0, dy]])
+    return cv2.warpAffine(again.astype(np.uint8), shift, mask.shape[::-1], flags=cv2.INTER_NEAREST) > 0
+
+
+def _shake(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Smooth displacement (n, 2) of points in body coordinates."""
+    wave, phase = rng.normal(0, 5, (2, 2)), rng.uniform(0, 2 * np.pi, 2)
+    along = np.stack([(points * w).sum(1) for w in wave], axis=1)
+    return 0.008 * np.sin(along + phase) + rng.normal(0, 0.003, 2)
+
+
+def annotate(view: View, size: int) -> tuple[np.ndarray, dict[str, list], dict[str, list]]:
+    """Picture, first reader's and second reader's polygons by task."""
+    picture, drawn, scene, factor = render(view, size)
+    if scene is None:
+        return picture, {}, {}
+    first = {task: outline(drawn[task], scene.frame, factor) for task in TASKS if task in drawn}
+    rng, second = stream(view.key, 6), {}
+    for task in TASKS:
+        own = np.random.Generator(np.random.PCG64(rng.integers(2**63)))
+        if task in drawn and own.random() > 0.06:
+            second[task] = outline(drawn[task], scene.frame, factor, own)
+        elif task not in drawn and own.random() < 0.03:
+            second[task] = outline(phantom_findings.imagined(task, scene, own), scene.frame, factor)
+    return picture, {t: p for t, p in first.items() if p}, {t: p for t, p in second.items() if p}
+
+
+def is_whole(path: Path) -> bool:
+    """True for a JPEG that ends as one must."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-2, 2)
+            return file.read() == b"\xff\xd9"
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Job:
+    """Some patients' images to draw into `folder`; annotations are wanted for the experts' splits."""
+
+    views: tuple[View, ...]
+    folder: Path
+    size: int
+    with_annotations: bool
+
+
+def work(job: Job) -> list[tuple[str, tuple[int, int], dict, dict]]:
+    """Write the job's missing images; return (path, (height, width), first and second reader's polygons)."""
+    results = []
+    for view in job.views:
+        path = job.folder / view.path
+        if is_whole(path) and not job.with_annotations:
+            continue
+        if job.with_annotations:
+            picture, first, second = annotate(view, job.size)
+        else:
+            picture, first, second = render(view, job.size)[0], {}, {}
+        if not is_whole(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
+            temporary.replace(path)
+        results.append((view.path, picture.shape, first, second))
+    return results
+
+
+def generate(spec: Spec, out_dir: Path, gt_dir: Path, *, num_workers: int = 0, overwrite: bool = False) -> None:
+    """Write the whole set below `out_dir/CheXpert` and the readers' files into `gt_dir`; what is there already stays.
+
+    DataError where either folder holds a set of other arguments (unless `overwrite`) or files this never made.
+    """
+    root = out_dir / "CheXpert"
+    record = provenance.describe(
+        asdict(spec), code=(phantom_anatomy, phantom_findings, phantom_patients, _this_module())
+    )
+    with shards.locked(root / ".phantom.lock"):
+        finished = _claim(root, gt_dir, record, overwrite)
+        files = {}
+        for split in SPLITS:
+            made = _write_split(spec, split, root, gt_dir, finished, num_workers)
+            files |= {path.name: provenance.sha256(path) for path in made}
+        record |= {"fingerprint": provenance.fingerprint(record), "files": files}
+        for folder in (root, gt_dir):
+            provenance.write(_manifest(folder), record)
+
+
+def _this_module():
+    import sys
+
+    return sys.modules[__name__]
+
+
+def _manifest(folder: Path) -> Path:
+    return folder / "phantom.manifest.json"
+
+
+def _targets(split: str, root: Path, gt_dir: Path) -> list[Path]:
+    """The label and annotation files of a split."""
+    if split == "train":
+        return [root / RELEASE / "train.csv"]
+    if split == "valid":
+        return [root / RELEASE / "valid.csv", gt_dir / "gt_annotations_valid.json"]
+    names = ("test_labels.csv", "gt_annotations_test.json", "human_annotations_test.json")
+    return [gt_dir / name for name in names]
+
+
+def _folder(split: str, root: Path) -> Path:
+    return root / TESTS if split == "test" else root / RELEASE / split
+
+
+def _claim(root: Path, gt_dir: Path, record: dict, overwrite: bool) -> dict[str, str]:
+    """Make the folders ours; return the checksums of files that a former run with these arguments finished."""
+    images = [_folder(split, root) for split in SPLITS]
+    targets = [path for split in SPLITS for path in _targets(split, root, gt_dir)]
+    former = {folder: _read_manifest(folder) for folder in (root, gt_dir)}
+    for path in [*images, *targets]:
+        owner = gt_dir if path.parent == gt_dir else root
+        if path.exists() and former[owner] is None:
+            raise DataError(f"{path} was not made by this script and is left alone; choose another folder")
+    known = [manifest for manifest in former.values() if manifest is not None]
+    for manifest in known:
+        theirs, ours = manifest["arguments"], record["arguments"]
+        differing = [name for name in ours if theirs.get(name) != ours[name]]
+        if differing and not overwrite:
+            what = ", ".join(f"{name} {theirs.get(name)} instead of {ours[name]}" for name in differing)
+            raise DataError(
+                f"{root}: holds phantom X-rays of other arguments ({what}); pass --overwrite True to replace"
+            )
+    fresh = provenance.fingerprint(record)
+    stale = [manifest for manifest in known if manifest["fingerprint"] != fresh]
+    if stale or (overwrite and known):
+        log.warning("%s: replacing phantom X-rays of other arguments or code", root)
+        for folder in images:
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in targets:
+            path.unlink(missing_ok=True)
+        known = []
+    finished = former[root]["files"] if known and former[root] else {}
+    for folder in (root, gt_dir):
+        provenance.write(_manifest(folder), {**record, "fingerprint": fresh, "files": finished})
+    return finished
+
+
+def _read_manifest(folder: Path) -> dict | None:
+    path = _manifest(folder)
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        manifest["arguments"], manifest["fingerprint"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged; remove {folder} and run again") from error
+    return manifest
+
+
+def _write_split(spec: Spec, split: str, root: Path, gt_dir: Path, finished: dict, num_workers: int) -> list[Path]:
+    """Write what is missing of a split; return its label and annotation files."""
+    targets, folder = _targets(split, root, gt_dir), _folder(split, root)
+    intact = all(path.exists() and provenance.sha256(path) == finished.get(path.name) for path in targets)
+    with_annotations = split != "train" and not intact
+    everything = [view for found in views(spec, split) for view in found]
+    pending = [view for view in everything if with_annotations or not is_whole(folder / view.path)]
+    if intact and not pending:
+        log.info("%s: up to date", folder)
+        return targets
+    jobs = [
+        Job(tuple(pending[i : i + BATCH]), folder, spec.size, with_annotations) for i in range(0, len(pending), BATCH)
+    ]
+    found = {}
+    with tqdm(total=len(pending), desc=f"phantom X-rays, {split}", unit="image", mininterval=0.5) as bar:
+        for results in shards.ordered_map(work, jobs, num_workers):
+            found |= {path: rest for path, *rest in results}
+            bar.update(len(results))
+    if not intact:
+        _write_labels(targets[0], split, everything, found)
+        for reader, path in enumerate(targets[1:]):
+            _write_annotations(path, everything, found, reader, VALID_NAMES if split == "valid" else {})
+    return targets
+
+
+def _write_labels(path: Path, split: str, everything: Sequence[View], found: dict) -> None:
+    """train.csv and valid.csv as in CheXpert; test_labels.csv as in CheXlocalize, without Frontal/Lateral and AP/PA."""
+    about = ["Sex", "Age", "Frontal/Lateral", "AP/PA"] if split != "test" else []
+    with shards.atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["Path", *about, *COLUMNS])
+        for view in everything:
+            study = view.study
+            truth = None if split == "train" else study.present
+            if truth is not None and view.is_frontal:
+                # An expert's 1 means that there is something to outline.
+                truth = (truth - set(TASKS)) | set(found[view.path][1])
+            side = ["Frontal", "AP" if study.ap else "PA"] if view.is_frontal else ["Lateral", ""]
+            person = [study.patient.sex, study.patient.age, *side] if about else []
+            prefix = TESTS if split == "test" else f"{RELEASE}/{split}"
+            writer.writerow([f"{prefix}/{view.path}", *person, *labels(view, truth)])
+
+
+def _write_annotations(path: Path, everything: Sequence[View], found: dict, reader: int, names: dict) -> None:
+    """A reader's polygons; images without a finding are absent, as in CheXlocalize."""
+    annotations = {}
+    for view in everything:
+        size, polygons = found[view.path][0], found[view.path][1 + reader]
+        if polygons:
+            annotations[view.id] = {"img_size": list(size), **{names.get(t, t): p for t, p in polygons.items()}}
+    with shards.atomic(path) as temporary:
+        temporary.write_text(json.dumps(annotations))

@@ -1,0 +1,358 @@
+"""The ten findings: each changes a `Scene` so that the picture shows it, and says where a radiologist would outline it.
+
+A finding is a `Drawn`: a mask (H, W) uint8 or, for devices, outlines. Lung opacities follow CheXpert's
+label hierarchy: Airspace Opacity is the union of patchy opacity, edema, consolidation, atelectasis and lesions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from chexseg.phantom_anatomy import LEFT, RIGHT, Chest, Patient, Scene, bulge, noise, ribbon, spline
+
+HEART, MEDIASTINUM, LESION, OPACITY = "Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Lesion", "Airspace Opacity"
+EDEMA, CONSOLIDATION, ATELECTASIS = "Edema", "Consolidation", "Atelectasis"
+PNEUMOTHORAX, EFFUSION, DEVICES = "Pneumothorax", "Pleural Effusion", "Support Devices"
+TASKS = (MEDIASTINUM, HEART, LESION, OPACITY, EDEMA, CONSOLIDATION, ATELECTASIS, PNEUMOTHORAX, EFFUSION, DEVICES)
+OPACITIES = (LESION, EDEMA, CONSOLIDATION, ATELECTASIS)  # each of them is an Airspace Opacity too
+OUTLINED_BAND, OUTLINED_PIXELS = 0.034, 4  # a device is outlined at least this wide (body units, pixels)
+
+
+@dataclass
+class Drawn:
+    """What was drawn: `mask` (H, W) uint8, or closed `outlines` (n, 2) in body coordinates, one a device."""
+
+    mask: np.ndarray | None = None
+    outlines: list[np.ndarray] = field(default_factory=list)
+
+
+def build_chest(patient: Patient, ap: bool, present: frozenset[str], rng: np.random.Generator) -> Chest:
+    """A chest whose heart, mediastinum and domes suit the findings. Cardiothoracic ratio: normal up to 0.51 (AP films
+    magnify), enlarged from 0.55."""
+    ratio = rng.uniform(0.55, 0.68) if HEART in present else min(rng.normal(0.46 + 0.02 * ap, 0.025), 0.51)
+    right = 0.33 + 0.35 * (2 * ratio - 0.92) + rng.normal(0, 0.02)
+    wide = rng.uniform(1.35, 1.8) if MEDIASTINUM in present and (HEART not in present or rng.random() < 0.4) else None
+    widened = wide or rng.uniform(0.9, 1.1)
+    raised = rng.uniform(-0.03, 0.05, 2) + 0.05 * ap
+    if ATELECTASIS in present:
+        raised[rng.integers(2)] += rng.uniform(0.03, 0.12)  # volume loss
+    return Chest(patient, ap, right, 2 * ratio - right, widened, (raised[0], raised[1]), rng.normal(0, 0.02))
+
+
+def _cut(mask: np.ndarray, region: np.ndarray) -> np.ndarray:
+    return cv2.min(mask, region)
+
+
+def _opaque(scene: Scene, mask: np.ndarray, side: int, share: float, sigma: float) -> None:
+    """Fill `share` of the air under `mask` with fluid or cells, with an edge of `sigma`."""
+    scene.air[side] *= 1 - scene.frame.blur(mask, sigma) * np.float32(share / 255)
+
+
+def _texture(scene: Scene, rng: np.random.Generator, cells: int) -> np.ndarray:
+    return np.clip(1 + noise(rng, scene.shape, cells) * np.float32(0.3), 0.2, 1.5)
+
+
+def _blob(centre, radii, rng: np.random.Generator, rough: float = 0.12) -> np.ndarray:
+    """An irregular closed outline."""
+    angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+    radius = 1 + rng.normal(0, rough, 14)
+    return spline(
+        np.stack([centre[0] + radii[0] * radius * np.cos(angle), centre[1] + radii[1] * radius * np.sin(angle)], 1)
+    )
+
+
+def draw_heart(scene: Scene, rng: np.random.Generator) -> Drawn:
+    return Drawn(scene.heart)
+
+
+def draw_mediastinum(scene: Scene, rng: np.random.Generator) -> Drawn:
+    return Drawn(scene.frame.fill(scene.chest.silhouette))
+
+
+def draw_edema(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """Bilateral perihilar haze, patchy, with thick vessels; outlined where at least a third of its peak."""
+    mask = np.zeros(scene.shape, np.uint8)
+    strength = rng.uniform(0.45, 0.75)
+    for side in (RIGHT, LEFT):
+        centre = scene.chest.hila[side]
+        reach = rng.uniform(0.36, 0.52, 2)
+        dx, dy = (
+            (scene.x - (centre[0] + side * 0.12)) / np.float32(reach[0]),
+            (scene.y - centre[1] - 0.12) / np.float32(1.25 * reach[1]),
+        )
+        squared = dx * dx + dy * dy
+        haze = np.maximum(1 - squared * (0.38 + noise(rng, scene.shape, 6) * np.float32(0.07)), 0)
+        haze = haze * haze * _texture(scene, rng, 26)
+        scene.air[side] *= 1 - np.minimum(haze * np.float32(strength), np.float32(0.9))
+        core = np.clip(1.6 * 255 * (haze - 0.08), 0, 255).astype(np.uint8)
+        mask = cv2.max(mask, _cut(scene.frame.blur(core, 0.05), scene.visible[side]))
+    scene.vascular *= np.float32(1.35)
+    return Drawn(mask)
+
+
+def draw_consolidation(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """A dense lobe or part of one: sharp at its fissure, soft elsewhere, with air bronchograms."""
+    side, frame = (RIGHT, LEFT)[rng.integers(2)], scene.frame
+    upper = rng.random() < 0.45
+    fissure = 0.10 + rng.normal(0, 0.04)
+    extent = rng.uniform(0.3, 0.55)
+    edge = np.array([(0.0, fissure + 0.02), (0.4, fissure), (0.75, fissure - 0.02), (1.2, fissure + 0.06)])
+    inner, outer = (0.0, rng.uniform(0.75, 1.1)) if rng.random() < 0.7 else (rng.uniform(0.2, 0.4), 1.1)
+    edge[:, 0] = np.linspace(inner, outer, 4)
+    far = fissure - extent if upper else fissure + extent + 0.05
+    rim = np.array([(outer, far + 0.05), ((inner + outer) / 2, far + rng.normal(0, 0.05)), (inner, far)])
+    lobe = np.concatenate([spline(edge, closed=False), spline(rim, closed=False)]) * (side, 1)
+    mask = _cut(frame.fill(lobe), scene.lungs[side])
+    soft = frame.blur(mask, 0.05)
+    beyond = frame.fill(
+        np.concatenate([spline(edge, closed=False), [(outer, 9 if upper else -9), (inner, 9 if upper else -9)]])
+        * (side, 1)
+    )
+    soft = cv2.subtract(soft, beyond)
+    inside = frame.blur(soft, 0.006) * np.float32(rng.uniform(0.72, 0.9) / 255)
+    scene.air[side] *= 1 - np.minimum(inside * _texture(scene, rng, 14), np.float32(0.95))
+    root = np.array(scene.chest.hila[side])
+    centre = lobe.mean(0)
+    paths = [
+        np.stack([root, (root + centre) / 2 + rng.normal(0, 0.04, 2), centre + rng.normal(0, 0.15, 2)])
+        for _ in range(4)
+    ]
+    bronchi = _cut(frame.strokes([spline(p, closed=False) for p in paths], 0.016), mask)
+    scene.dense -= frame.blur(bronchi, 0.006) * np.float32(0.08 / 255)
+    return Drawn(_cut(cv2.max(soft, mask), scene.visible[side]))
+
+
+def draw_patchy(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """Two to six patches that may run together."""
+    mask = np.zeros(scene.shape, np.uint8)
+    sides = ((RIGHT, LEFT) if rng.random() < 0.5 else ((RIGHT, LEFT)[rng.integers(2)],)) * int(rng.integers(1, 4))
+    for side in sides:
+        centre = (side * rng.uniform(0.35, 0.8), rng.uniform(-0.35, 0.55))
+        patch = scene.frame.fill(_blob(centre, rng.uniform(0.12, 0.26, 2), rng, 0.2))
+        patch = _cut(patch, scene.lungs[side])
+        share = scene.frame.blur(patch, 0.045) * _texture(scene, rng, 22) * np.float32(rng.uniform(0.45, 0.75) / 255)
+        scene.air[side] *= 1 - np.minimum(share, np.float32(0.9))
+        mask = cv2.max(mask, _cut(patch, scene.visible[side]))
+    return Drawn(mask)
+
+
+def draw_atelectasis(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """One to three plates above the diaphragm, sometimes a wedge of collapse at the base."""
+    mask = np.zeros(scene.shape, np.uint8)
+    chest = scene.chest
+    lifted = RIGHT if chest.raised[0] > chest.raised[1] else LEFT
+    for k in range(int(rng.integers(1, 4))):
+        side = lifted if k < 2 else -lifted
+        dome = chest.domes[side]
+        start = np.array([rng.uniform(0.28, 0.5), dome - rng.uniform(0.06, 0.3)])
+        end = start + [rng.uniform(0.28, 0.45), rng.normal(0.0, 0.07)]
+        path = spline(
+            np.stack([start, (start + end) / 2 + [0, rng.normal(-0.01, 0.015)], end]) * (side, 1), closed=False
+        )
+        width = rng.uniform(0.03, 0.06) * (0.6 + 0.4 * np.sin(np.linspace(0.2, np.pi - 0.2, len(path))))
+        band = _cut(scene.frame.fill(ribbon(path, width)), scene.lungs[side])
+        scene.air[side] *= 1 - scene.frame.blur(band, 0.008) * np.float32(rng.uniform(0.6, 0.85) / 255)
+        mask = cv2.max(mask, _cut(scene.frame.fill(ribbon(path, width + 0.035)), scene.visible[side]))
+    if rng.random() < 0.4:
+        dome = chest.domes[lifted]
+        tip = np.array([(0.12, dome - rng.uniform(0.25, 0.4)), (0.2, dome + 0.1), (rng.uniform(0.5, 0.7), dome + 0.1)])
+        wedge = _cut(scene.frame.fill(tip * (lifted, 1)), scene.lungs[lifted])
+        _opaque(scene, wedge, lifted, rng.uniform(0.55, 0.75), 0.02)
+        mask = cv2.max(mask, _cut(wedge, scene.visible[lifted]))
+    return Drawn(mask)
+
+
+def draw_lesion(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """One to three nodules or a mass, solid spheres with a slightly irregular border."""
+    mask = np.zeros(scene.shape, np.uint8)
+    mass = rng.random() < 0.4
+    for _ in range(1 if mass else int(rng.integers(1, 4))):
+        side = (RIGHT, LEFT)[rng.integers(2)]
+        radius = rng.uniform(0.13, 0.2) if mass else rng.uniform(0.06, 0.11)
+        centre = (side * rng.uniform(0.38, 0.78), rng.uniform(-0.5, 0.45))
+        ball = _cut(scene.frame.fill(_blob(centre, (radius, radius), rng, 0.06)), scene.visible[side])
+        solid = bulge(scene.frame.depth(ball), radius) * np.float32(rng.uniform(0.75, 0.95))
+        scene.air[side] *= 1 - solid
+        mask = cv2.max(mask, ball)
+    return Drawn(mask)
+
+
+def draw_pneumothorax(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """The lung has sunk from the chest wall: a lucent crescent without vessels, and the pleura as a thin line."""
+    side, frame = (RIGHT, LEFT)[rng.integers(2)], scene.frame
+    outline = scene.chest.lungs[side]
+    sunk = outline * (rng.uniform(0.84, 0.95), 1)
+    top = outline[:, 1].min()
+    low = outline[:, 1].max()
+    drop = rng.uniform(0.10, 0.28)
+    sunk[:, 1] += drop * ((low - outline[:, 1]) / (low - top)) ** 1.5
+    lung = frame.fill(sunk)
+    crescent = cv2.subtract(scene.visible[side], lung)
+    gap = frame.blur(crescent, 0.006) * np.float32(1 / 255)
+    scene.air[side] += gap * np.float32(0.22) - frame.blur(_cut(lung, scene.lungs[side]), 0.01) * np.float32(0.08 / 255)
+    scene.vascular *= 1 - gap
+    edge = frame.strokes([np.concatenate([sunk, sunk[:1]])], 0.012)
+    near = cv2.dilate(crescent, np.ones((5, 5), np.uint8))
+    scene.dense += frame.blur(_cut(edge, near), 0.004) * np.float32(0.10 / 255)
+    return Drawn(crescent)
+
+
+def draw_effusion(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """Fluid that hides the dome and the angle under a meniscus that climbs the chest wall."""
+    mask = np.zeros(scene.shape, np.uint8)
+    first = (RIGHT, LEFT)[rng.integers(2)]
+    for side in (RIGHT, LEFT) if rng.random() < 0.4 else (first,):
+        angle = scene.chest.lungs[side][:, 1].max()
+        level = (
+            scene.chest.domes[side]
+            - rng.choice([-0.12, 0.02, 0.2, 0.45], p=[0.3, 0.35, 0.25, 0.1])
+            + rng.normal(0, 0.03)
+        )
+        climb = rng.uniform(0.14, 0.28)
+        across = np.linspace(0.0, 1.06, 16)
+        surface = level - climb * np.clip((across - 0.45) / 0.55, 0, None) ** 2.2 - 0.06 * (1 - across) ** 4
+        body = np.stack([across, surface], 1)
+        body = np.concatenate([body, [(1.06, angle + 0.2), (0.0, angle + 0.2)]]) * (side, 1)
+        cavity = cv2.max(scene.lungs[side], scene.frame.fill(scene.chest.recesses[side]))
+        fluid = _cut(scene.frame.fill(body), cavity)
+        scene.air[side] *= 1 - scene.frame.blur(fluid, 0.02) * np.float32(0.93 / 255)
+        scene.dense += scene.frame.blur(fluid, 0.03) * np.float32(0.05 / 255)
+        mask = cv2.max(mask, cv2.subtract(fluid, _cut(fluid, scene.silhouette)))
+    return Drawn(mask)
+
+
+def _wire(scene: Scene, drawn: Drawn, points, width: float, amount: float, hollow: bool = False) -> np.ndarray:
+    path = spline(points, closed=False)
+    canvas = scene.frame.strokes([path], width)
+    if hollow:
+        scene.frame.strokes([path], width * 0.45, canvas, 110)
+    scene.dense += scene.frame.blur(canvas, 0.003) * np.float32(amount / 255)
+    drawn.outlines.append(ribbon(path, max(width, OUTLINED_BAND, OUTLINED_PIXELS / scene.frame.scale)))
+    return path
+
+
+def _disc(scene: Scene, drawn: Drawn, centre, radii, amount: float) -> None:
+    outline = _blob(centre, radii, np.random.default_rng(0), 0.0)
+    scene.dense += scene.frame.blur(scene.frame.fill(outline), 0.004) * np.float32(amount / 255)
+    drawn.outlines.append(outline)
+
+
+def draw_devices(scene: Scene, rng: np.random.Generator) -> Drawn:
+    """One to four of: endotracheal tube, feeding tube, central line, port, pacemaker, chest tube, electrodes, wires."""
+    drawn, chest = Drawn(), scene.chest
+    kinds = [_tubes, _line, _pacemaker, _chest_tube, _electrodes, _feeding_tube, _sternotomy]
+    weights = (
+        np.array([0.2, 0.28, 0.14, 0.06, 0.18, 0.2, 0.1])
+        if chest.ap
+        else np.array([0, 0.3, 0.35, 0.02, 0.05, 0.02, 0.26])
+    )
+    count = 1 + rng.binomial(2, 0.45 if chest.ap else 0.15)
+    for k in rng.choice(len(kinds), count, replace=False, p=weights / weights.sum()):
+        kinds[k](scene, drawn, rng)
+    return drawn
+
+
+def _tubes(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
+    tip = -0.08 - rng.uniform(0.05, 0.25)
+    _wire(scene, drawn, [(0.01, -1.6), (rng.normal(0, 0.02), -0.8), (scene.chest.shift, tip)], 0.06, 0.14, hollow=True)
+
+
+def _feeding_tube(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
+    dome = scene.chest.domes[LEFT]
+    points = [(-0.02, -1.6), (0.03, -0.7), (0.02, 0.1), (0.06, dome - 0.1), (0.2, dome + 0.12), (0.42, dome + 0.2)]
+    _wire(scene, drawn, np.array(points) + rng.normal(0, 0.02, (6, 2)), 0.022, 0.26)
+
+
+def _line(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
+    side, cava = (RIGHT, LEFT)[rng.integers(2)], (-0.13 + scene.chest.shift, rng.uniform(0.0, 0.25))
+    if rng.random() < 0.5:  # from the neck
+        points = [
+            (side * 0.30, -1.25),
+            (side * 0.2, -0.8),
+            (-0.12 if side == RIGHT else 0.02, -0.5),
+            (-0.14, -0.25),
+            cava,
+        ]
+    else:  # from the arm, under the clavicle
+        points = [
+            (side * 1.25, -0.35),
+            (side * 0.95, -0.62),
+            (side * 0.5, -0.66),
+            (side * 0.2, -0.55),
+            (-0.12, -0.35),
+            cava,
+        ]
+    path = _wire(scene, drawn, np.array(points) + rng.normal(0, 0.012, (len(points), 2)), 0.018, 0.26)
+    if rng.random() < 0.3:  # a port under the skin
+        _disc(scene, drawn, (side * 0.62, -0.42), (0.075, 0.075), 0.3)
+        _wire(scene, drawn, [(side * 0.62, -0.42), (side * 0.55, -0.6), path[len(path) // 2]], 0.018, 0.24)
+
+
+def _pacemaker(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
+    side, chest = (LEFT, RIGHT)[int(rng.random() < 0.15)], scene.chest
+    box = np.array([side * rng.uniform(0.68, 0.8), -0.45 + rng.normal(0, 0.04)])
+    _disc(scene, drawn, box, (0.15, 0.125), 0.6)
+    start = box + [-side * 0.05, -0.12]
+    vein = [start, (side * 0.4, -0.62), (-0.08, -0.42), (-0.15, -0.05), (-0.16, 0.22)]
+    _wire(
+        scene, drawn, [*vein, (0.05, chest.domes[LEFT] - 0.05), (chest.left * 0.7, chest.domes[LEFT] - 0.1)], 0.02, 0.32
+    )
+    if rng.random() < 0.6:
+        _wire(scene, drawn, [*vein[:4], (-0.2, 0.3), (-0.13, 0.16)], 0.02, 0.32)
+
+
+def _chest_tube(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
+    side = (RIGHT, LEFT)[rng.integers(2)]
+    points = [(side * 1.25, 0.55), (side * 0.93, 0.32), (side * 0.6, -0.1), (side * rng.uniform(0.3, 0.5), -0.5)]
+    _wire(scene, drawn, points, 0.055, 0.2, hollow=True)
+
+
+def _electrodes(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
+    for x, y in ((-0.75, -0.55), (0.75, -0.55), (0.85, 0.62)):
+        place = np.array([x, y]) + rng.normal(0, 0.07, 2)
+        _disc(scene, drawn, place, (0.05, 0.05), 0.28)
+        away = np.array(
+            [place, place + [0.1, 0.25], place + [rng.normal(0, 0.3), 0.7], place + [rng.normal(0, 0.3), 1.6]]
+        )
+        _wire(scene, drawn, away, 0.016, 0.2)
+
+
+def _sternotomy(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
+    for k in range(5):
+        y, x = -0.42 + 0.19 * k, scene.chest.shift + rng.normal(0, 0.012)
+        loop = [(x - 0.05, y + 0.02), (x, y - 0.025), (x + 0.05, y + 0.015), (x, y + 0.03), (x - 0.04, y + 0.01)]
+        _wire(scene, drawn, loop, 0.014, 0.3)
+
+
+DRAW: dict[str, Callable[[Scene, np.random.Generator], Drawn]] = {
+    HEART: draw_heart,
+    MEDIASTINUM: draw_mediastinum,
+    EDEMA: draw_edema,
+    OPACITY: draw_patchy,
+    CONSOLIDATION: draw_consolidation,
+    ATELECTASIS: draw_atelectasis,
+    LESION: draw_lesion,
+    PNEUMOTHORAX: draw_pneumothorax,
+    EFFUSION: draw_effusion,
+    DEVICES: draw_devices,
+}
+
+
+def imagined(task: str, scene: Scene, rng: np.random.Generator) -> Drawn:
+    """What a reader outlines where there is nothing."""
+    if task in (HEART, MEDIASTINUM):
+        return DRAW[task](scene, rng)
+    side = (RIGHT, LEFT)[rng.integers(2)]
+    if task == DEVICES:
+        return Drawn(outlines=[ribbon(np.array([(side * 0.2, -0.8), (side * 0.17, -0.5), (side * 0.16, -0.1)]), 0.04)])
+    centre = (side * rng.uniform(0.4, 0.8), rng.uniform(-0.4, 0.6))
+    return Drawn(_cut(scene.frame.fill(_blob(centre, rng.uniform(0.08, 0.16, 2), rng)), scene.visible[side]))
+
+
+def thicken_pleura(scene: Scene, rng: np.random.Generator) -> None:
+    """Pleural Other: a rind along one chest wall."""
+    side = (RIGHT, LEFT)[rng.integers(2)]
+    lateral = np.clip((scene.x * side - 0.5) * 4, 0, 1) * (scene.depths[side] < np.float32(rng.uniform(0.03, 0.06)))
+    scene.air[side] *= 1 - lateral * np.float32(0.7)
