@@ -68,7 +68,7 @@ def build(
     item_fingerprint: Callable[[str], str],
     num_workers: int = 0,
 ) -> SampleCache:
-    """Make the cache `path` (.npy) of the samples `prepare(id)`, unless it is there and all it was made from is as before.
+    """Make the cache `path` (.npy) of the samples `prepare(id)`, unless it is there and nothing changed.
 
     `prepare` must be picklable where there are workers. `record` (`provenance.describe`) holds what all samples depend
     on, `item_fingerprint` what one does. A second run on the same cache waits for the first.

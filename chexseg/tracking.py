@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from chexseg import distributed
 from chexseg.shards import atomic
 
 WANDB_HOST = "api.wandb.ai"
@@ -48,7 +49,7 @@ class Wandb:
 
     def __init__(self, project: str, name: str, config: Mapping, folder: Path):
         self._run = None
-        if not project:
+        if not project or not distributed.is_main():
             return
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb

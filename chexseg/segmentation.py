@@ -1,0 +1,311 @@
+"""Segmentation networks and their data: building, encoder weights, samples from masks JSONs, losses, prediction.
+
+Not for the training loop (see `training`) nor for scores (see `metrics`).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chexseg import cache, checkpoints, data, distributed, models, provenance
+from chexseg.cache import Sample, SampleCache
+from chexseg.draws import Draw, Loader, in_order
+from chexseg.errors import DataError, UsageError
+from chexseg.losses import dice_loss
+from chexseg.shards import atomic
+
+ENCODER_WEIGHTS_TYPES = ("CheXpert", "MoCoCXR", "imagenet", "")
+# Bounds of the optional augmentation. No mirror image: the heart is on the left.
+MAX_DEGREES, MAX_ZOOM, MAX_SHIFT, MAX_CONTRAST, MAX_BRIGHTNESS = 10.0, 0.1, 0.05, 0.2, 20.0
+
+
+@dataclass(frozen=True)
+class SegmentationSpec:
+    """What the weights of a segmentation network do not say."""
+
+    architecture: str
+    encoder: str
+    tasks: tuple[str, ...]
+    image_size: int = 320
+    normalisation: str = "imagenet"
+
+
+def build_model(spec: SegmentationSpec) -> nn.Module:
+    """A network of segmentation_models_pytorch with one logit map per task, randomly initialised.
+
+    UsageError for an unknown architecture or encoder, or an image size that it cannot take.
+    """
+    import segmentation_models_pytorch as smp  # seconds of importing that --help need not wait for
+
+    from chexseg import encoders  # noqa: F401  registers encoders of our own
+
+    try:
+        model = smp.create_model(
+            spec.architecture, encoder_name=spec.encoder, encoder_weights=None, classes=len(spec.tasks)
+        )
+    except KeyError as error:
+        raise UsageError(f"--architecture {spec.architecture} --encoder {spec.encoder}: {error.args[0]}") from error
+    stride = getattr(model.encoder, "output_stride", 32)
+    if spec.image_size % stride:
+        raise UsageError(f"--image_size {spec.image_size} must be a multiple of {stride} for {spec.architecture}")
+    return model
+
+
+def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: str) -> Path | None:
+    """Start the encoder from `weights`; return the file they came from (None: random).
+
+    kind `CheXpert`: a classifier's checkpoint; `MoCoCXR`: the `encoder_q` of a MoCo checkpoint; `imagenet` or empty: a
+    path, or `imagenet` for torchvision's weights in torch's own cache (nothing is downloaded), or empty or `none`.
+    DataError names a tensor that is missing, unexpected or of another shape; the classifier's head is left out.
+    """
+    if weights.lower() in ("", "none") and kind != "imagenet":
+        if kind:
+            raise UsageError(f"--encoder_weights_type {kind} needs --encoder_weights PATH")
+        return None
+    if weights.lower() in ("", "none", "imagenet"):
+        path = models.pretrained_backbone(spec.encoder)
+    else:
+        path = Path(weights).expanduser()
+    architecture, tensors = models.load_backbone(path, keys="encoder_q" if kind == "MoCoCXR" else "")
+    if architecture != spec.encoder:
+        raise DataError(f"{path}: holds a {architecture}, but --encoder is {spec.encoder}")
+    models.load_exactly(model.encoder, tensors, path)
+    return path
+
+
+def normalisation_for(weights: str, kind: str) -> str:
+    """How images are normalised for an encoder: as it was trained where its checkpoint says so, else ImageNet's way for
+    ImageNet's weights and CheXpert's for all others."""
+    if kind == "imagenet" or (not kind and weights):
+        return "imagenet"
+    if kind == "CheXpert" and weights:
+        spec = checkpoints.load_checkpoint(Path(weights).expanduser()).get("spec")
+        return spec.get("normalisation", "chexpert") if isinstance(spec, dict) else "chexpert"
+    return "chexpert"
+
+
+def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec, chosen: Mapping) -> None:
+    """Write weights, what they do not say, and the epoch's metrics, in plain types only."""
+    with atomic(path) as temporary:
+        torch.save({"state_dict": dict(weights), "spec": asdict(spec), "metrics": dict(chosen)}, temporary)
+
+
+def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict]:
+    """A network of `save_model` in eval mode, its spec and the metrics of its epoch."""
+    found = checkpoints.load_checkpoint(path)
+    if not isinstance(found.get("spec"), dict) or "encoder" not in found["spec"]:
+        raise DataError(f"{path}: not a segmentation model; train one with segmentation_train.py")
+    spec = SegmentationSpec(**found["spec"] | {"tasks": tuple(found["spec"]["tasks"])})
+    model = build_model(spec)
+    models.load_exactly(model, checkpoints.state_dict(found, path), path)
+    return model.eval(), spec, found.get("metrics", {})
+
+
+def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
+    """The image's file, looked for in `splits` in turn. DataError where there is none."""
+    for split in splits:
+        try:
+            return data.find_image(data_dir, image_id, split)
+        except DataError:
+            continue
+    return data.find_image(data_dir, image_id)
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Decodes one image and its masks to `image_size`; picklable, so that worker processes can."""
+
+    paths: Mapping[str, Path]
+    masks: Mapping[str, Mapping[str, dict]]
+    tasks: tuple[str, ...]
+    image_size: int
+
+    def __call__(self, image_id: str) -> Sample:
+        image = data.read_image(self.paths[image_id])
+        shape = data.fit_shape(*image.shape, self.image_size)
+        masks = np.zeros((len(self.tasks), self.image_size, self.image_size), np.uint8)
+        record = self.masks[image_id]
+        for channel, task in enumerate(self.tasks):
+            if task in record:
+                masks[channel, : shape[0], : shape[1]] = resize_mask(decode(record[task]), shape)
+        return Sample(data.fit_square(image, self.image_size), masks, image.shape)
+
+
+def read_masks(path: Path) -> dict:
+    return json.loads(Path(path).read_text())
+
+
+def decode(rle: dict) -> np.ndarray:
+    from pycocotools import mask as coco
+
+    return coco.decode(rle)
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) -> shape, the nearest pixel's value: pixel centres map onto each other exactly."""
+    rows, columns = (
+        np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.intp), old - 1)
+        for new, old in zip(shape, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
+
+
+def build_cache(
+    folder: Path,
+    masks_path: Path,
+    splits: Sequence[str],
+    *,
+    data_dir: Path,
+    tasks: Sequence[str],
+    image_size: int,
+    num_workers: int = 0,
+) -> SampleCache:
+    """The decoded samples of a masks JSON, below `folder`. A task that an image's record lacks is an empty mask."""
+    masks = read_masks(masks_path)
+    ids = sorted(masks)
+    if not ids:
+        raise DataError(f"{masks_path}: no image in it")
+    paths = {name: locate(data_dir, name, splits) for name in ids}
+
+    def fingerprint(image_id: str) -> str:
+        record = {task: masks[image_id][task] for task in tasks if task in masks[image_id]}
+        return (
+            f"{provenance.stat_fingerprint(paths[image_id])}:{hashlib.sha256(json.dumps(record).encode()).hexdigest()}"
+        )
+
+    return cache.build(
+        folder / cache.cache_name(f"{masks_path.stem}_{image_size}", ids, tasks),
+        ids,
+        prepare=Preparer(paths, masks, tuple(tasks), image_size),
+        image_size=image_size,
+        num_masks=len(tasks),
+        record=provenance.describe({"tasks": list(tasks)}, code=[data]),
+        item_fingerprint=fingerprint,
+        num_workers=num_workers,
+    )
+
+
+class SegmentationSet:
+    """Caches one after the other, as a dataset of `draws.Draw`: dicts of `image` (S, S), `masks` (C, S, S) and `id`.
+
+    With `augment`, a draw that has a key is turned, zoomed, shifted and relit by random numbers of its own.
+    """
+
+    def __init__(self, caches: Sequence[SampleCache], *, augment: bool = False):
+        self.caches, self.augment = list(caches), augment
+        self._starts = np.cumsum([0, *map(len, self.caches)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, draw: Draw) -> dict[str, Tensor | str]:
+        which = int(np.searchsorted(self._starts, draw.index, side="right")) - 1
+        source, index = self.caches[which], draw.index - int(self._starts[which])
+        image, masks, _ = source[index]
+        if self.augment and draw.key:
+            image, masks = augmented(image, masks, np.random.default_rng(draw.key))
+        return {"image": torch.from_numpy(image), "masks": torch.from_numpy(masks), "id": source.ids[index]}
+
+
+def augmented(image: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A slightly turned, zoomed, shifted and relit copy of image (S, S) and masks (C, S, S); masks stay 0 and 1."""
+    size = len(image)
+    degrees, zoom = rng.uniform(-MAX_DEGREES, MAX_DEGREES), 1 + rng.uniform(-MAX_ZOOM, MAX_ZOOM)
+    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), degrees, zoom)
+    matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
+    contrast, brightness = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST), rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS)
+    image = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    moved = np.zeros_like(masks)
+    for channel in np.flatnonzero(masks.any((1, 2))):
+        moved[channel] = cv2.warpAffine(masks[channel], matrix, (size, size), flags=cv2.INTER_NEAREST)
+    return cv2.convertScaleAbs(np.maximum(image * contrast + brightness, 0)), moved
+
+
+def make_loss(normalisation: str) -> Callable[[nn.Module, dict], tuple[Tensor, Tensor]]:
+    """Dice loss of a batch, and the logits (B, C, S, S): `compute_loss` of `training.fit`."""
+
+    def compute_loss(network: nn.Module, batch: dict) -> tuple[Tensor, Tensor]:
+        logits = network(data.normalise(batch["image"], normalisation))
+        return dice_loss(logits, batch["masks"]), logits
+
+    return compute_loss
+
+
+def histogram(probabilities: Tensor, masks: Tensor) -> Tensor:
+    bins = (probabilities * 20).ceil_().clamp_(0, 20).to(torch.int64) + 21 * masks.long()
+    return torch.stack([torch.bincount(b.reshape(-1), minlength=42) for b in bins.unbind(1)])
+
+
+def iou_table(counts: Tensor) -> Tensor:
+    above = counts.double().view(-1, 2, 21).flip(2).cumsum(2).flip(2)[:, :, 1:]
+    positives = counts.double().view(-1, 2, 21)[:, 1].sum(1, keepdim=True)
+    union = above[:, 0] + positives
+    return torch.where(positives > 0, above[:, 1] / union, torch.nan)
+
+
+class Evaluator:
+    """Scores an epoch on a set and chooses its thresholds: `evaluate` and `tally` of `training.fit`.
+
+    Pooled IoU of each task at 20 thresholds. The score is the mean, over the tasks that occur in the set, of the best
+    threshold's IoU. With `common` it is the mean over these tasks only, at the thresholds that are best on the training
+    set, as its batches were seen during the epoch. A task that the one set lacks takes the other's threshold; one that
+    both lack takes 0.5.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationSet,
+        spec: SegmentationSpec,
+        *,
+        common: Sequence[str] = (),
+        batch_size: int,
+        num_workers: int = 0,
+        device: torch.device,
+    ):
+        self.spec, self.device, self.common = spec, device, list(common)
+        self.score_name = "common_iou" if common else "miou"
+        self._loader = Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
+        self._plan = in_order(len(dataset), batch_size, rank=distributed.rank(), world_size=distributed.world_size())
+
+    def tally(self, logits: Tensor, batch: dict) -> Tensor:
+        """Counts of the batch's pixels by task, mask and threshold; they add up over batches and ranks."""
+        return histogram(logits.detach().float().sigmoid(), batch["masks"])
+
+    def __call__(self, model: nn.Module, train_tally: Tensor) -> dict:
+        total = torch.zeros_like(train_tally)
+        for batch in self._loader(self._plan):
+            batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            total += self.tally(model(data.normalise(batch["image"], self.spec.normalisation)), batch)
+        distributed.all_reduce_sum(total)
+        return self.summarise(iou_table(total.cpu()), iou_table(train_tally.cpu()))
+
+    def summarise(self, valid: Tensor, train: Tensor) -> dict:
+        """Metrics and thresholds from the tables of IoU (C, 20) on the set and on the training set."""
+        order = (train, valid) if self.common else (valid, train)
+        chosen = [
+            next((t for t in map(_best_threshold, rows) if t is not None), 0.5) for rows in zip(*order, strict=True)
+        ]
+        at_chosen = [row[round(t * len(row))].item() for row, t in zip(valid, chosen, strict=True)]
+        tasks = self.common or self.spec.tasks
+        scored = [iou for task, iou in zip(self.spec.tasks, at_chosen, strict=True) if task in tasks and iou == iou]
+        if not scored:
+            raise DataError(f"the evaluation masks have no pixel of {', '.join(tasks)}; check --eval_masks_path")
+        best = [row.max().item() for row in train if not row.isnan().any()]
+        return {
+            self.score_name: float(np.mean(scored)),
+            "train_miou": float(np.mean(best)) if best else None,
+            "iou": {t: None if iou != iou else iou for t, iou in zip(self.spec.tasks, at_chosen, strict=True)},
+            "thresholds": chosen,
+        }
+
+
+def _best_threshold(row: Tensor) -> float | None:
+    """The threshold of the highest IoU in a row of the table; None for a task that does not occur."""
+    return None if row.isnan().any() else row.argmax().item() / len(row)
