@@ -52,7 +52,7 @@ class SampleCache:
         row, area = self._row(index), self.image_size**2
         shape = (self.num_masks, self.image_size, self.image_size)
         image = np.array(row[HEADER : HEADER + area]).reshape(shape[1:])
-        packed = row[HEADER + area :].reshape(self.num_masks, -1)
+        packed = row[HEADER + area :].reshape(self.num_masks, -(-area // 8))
         masks = np.unpackbits(packed, axis=1, count=area, bitorder="little").reshape(shape)
         return Sample(image, masks, self.size(index))
 
@@ -111,7 +111,7 @@ def _pack(name: str, sample: Sample, image_size: int, num_masks: int) -> np.ndar
     shape = (image_size, image_size)
     if sample.image.shape != shape or sample.masks.shape != (num_masks, *shape):
         raise ValueError(f"{name}: image {sample.image.shape} and masks {sample.masks.shape} do not fit {shape}")
-    bits = np.packbits(sample.masks.reshape(num_masks, -1).astype(bool), axis=1, bitorder="little")
+    bits = np.packbits(sample.masks.reshape(num_masks, image_size**2).astype(bool), axis=1, bitorder="little")
     size = np.array(sample.size, "<i4").view(np.uint8)
     return np.concatenate([size, np.ascontiguousarray(sample.image).reshape(-1), bits.reshape(-1)])
 
