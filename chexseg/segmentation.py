@@ -148,6 +148,13 @@ def decode(rle: dict) -> np.ndarray:
     return coco.decode(rle)
 
 
+def encode(mask: np.ndarray) -> dict:
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
+
+
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) -> shape, the nearest pixel's value: pixel centres map onto each other exactly."""
     rows, columns = (

@@ -1,0 +1,86 @@
+"""Masks at the original size from a trained segmentation network."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chexseg import data
+from chexseg.draws import Draw, Loader
+from chexseg.segmentation import SegmentationSpec, encode
+from chexseg.training import autocast
+
+
+class Originals:
+    """Images by id, decoded now: a dataset of dicts with `image` (S, S) uint8, `size` (height, width), `id`."""
+
+    def __init__(self, paths: Mapping[str, Path], ids: Sequence[str], image_size: int):
+        self.paths, self.ids, self.image_size = paths, list(ids), image_size
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Tensor | str]:
+        name = self.ids[draw.index]
+        image = data.read_image(self.paths[name])
+        square = torch.from_numpy(data.fit_square(image, self.image_size))
+        return {"image": square, "size": torch.tensor(image.shape), "id": name}
+
+
+def predict(
+    model: nn.Module,
+    spec: SegmentationSpec,
+    thresholds: Sequence[float],
+    dataset: Originals,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str = "auto",
+    num_workers: int = 0,
+) -> Iterator[tuple[str, dict[str, dict]]]:
+    """(image id, {task: RLE at the original size}) for each image, in order.
+
+    The last batch is filled up with its first image, so that every batch has the same shape and a mask does not depend
+    on how the images were divided.
+    """
+    plan = [list(range(start, min(start + batch_size, len(dataset)))) for start in range(0, len(dataset), batch_size)]
+    full = [[Draw(i) for i in part + part[:1] * (batch_size - len(part))] for part in plan]
+    loader = Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
+    with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
+        for part, batch in zip(plan, loader(full), strict=True):
+            with torch.inference_mode(), autocast(device, precision):
+                logits = model(data.normalise(batch["image"].to(device, non_blocking=True), spec.normalisation))
+            probabilities = logits.float().sigmoid().cpu().numpy()
+            sizes = [tuple(size) for size in batch["size"].tolist()]
+            jobs = [pool.submit(original_masks, probabilities[i], sizes[i], thresholds) for i in range(len(part))]
+            for name, job in zip(batch["id"], jobs, strict=False):
+                yield name, dict(zip(spec.tasks, job.result(), strict=True))
+
+
+def original_masks(probabilities: np.ndarray, size: tuple[int, int], thresholds: Sequence[float]) -> list[dict]:
+    """(C, S, S) probabilities of a padded square -> C masks of `size` (height, width), as RLE.
+
+    The padding is cut off, the probabilities are resized to `size` (bilinear, pixel centres aligned), and then compared
+    with the thresholds: sharper than a mask that is resized after the comparison.
+    """
+    height, width = data.fit_shape(*size, probabilities.shape[-1])
+    masks = []
+    for plane, threshold in zip(probabilities[:, :height, :width], thresholds, strict=True):
+        mask = np.zeros(size, bool)
+        if plane.max() > threshold:  # interpolation never exceeds the maximum
+            mask = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) > threshold
+        masks.append(encode(mask))
+    return masks
+
+
+def write_part(records: Sequence[tuple[str, dict]], path: Path) -> None:
+    path.write_text(",\n".join(f"{json.dumps(name)}: {json.dumps(record)}" for name, record in records))
+
+
+def merge_parts(parts: Sequence[Path], path: Path) -> None:
+    path.write_text("{" + ",\n".join(p.read_text() for p in parts) + "}\n")

@@ -1,0 +1,118 @@
+"""Stage 7: a trained segmentation network's masks for a test set, and their IoU with its ground truth.
+
+    python segmentation_test.py --model_path seg_trials/semi_supervised/best_model.pth \\
+        --test_masks_path $TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json --output_path chexseg.json
+    torchrun --nproc_per_node 8 segmentation_test.py ...        the same, shared among 8 GPUs
+
+Thresholds are those that training chose (thresholds.txt beside the model), never the test set's. The padding is cut
+off the probabilities, they are resized to the original image (bilinear) and then compared with the threshold. The
+printed IoU is pooled: intersections and unions summed over the set, at the original size.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import constants
+from chexseg import cli, data, distributed, prediction, provenance, segmentation, shards, training
+from chexseg.errors import DataError
+
+log = logging.getLogger(__name__)
+SPLITS = ("test", "valid", "train")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--model_path",
+        "--ckpt",
+        "--ckpt_path",
+        type=Path,
+        required=True,
+        help="best_model.pth of segmentation_train.py",
+    )
+    add(
+        "--test_masks_path",
+        type=Path,
+        help="masks JSON of the test set [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]",
+    )
+    add("--output_path", type=Path, required=True, help="masks JSON to write")
+    add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
+    add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
+    add("--precision", choices=training.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    cli.add_run_options(parser, shard_size=64)
+    return parser
+
+
+def read_thresholds(path: Path, count: int) -> list[float]:
+    """The thresholds of `count` tasks, each from 0 to 1."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; segmentation_train.py writes it, or give --thresholds_path") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    numbers = isinstance(found, list) and all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in found)
+    if not numbers or len(found) != count:
+        raise DataError(f"{path}: expected a list of {count} numbers from 0 to 1")
+    return found
+
+
+def main(args: argparse.Namespace) -> None:
+    device = distributed.device(args.device)
+    model, spec, _ = segmentation.load_model(args.model_path)
+    model.to(device)
+    thresholds_path = args.thresholds_path or args.model_path.parent / "thresholds.txt"
+    thresholds = read_thresholds(thresholds_path, len(spec.tasks))
+    truth_path = args.test_masks_path or constants.gt_dir() / "test_encoded.json"
+    ids = sorted(segmentation.read_masks(truth_path))
+    paths = {name: segmentation.locate(constants.data_dir(), name, SPLITS) for name in ids}
+
+    def process(names):
+        return prediction.predict(
+            model,
+            spec,
+            thresholds,
+            prediction.Originals(paths, names, spec.image_size),
+            batch_size=args.batch_size,
+            device=device,
+            precision=args.precision,
+            num_workers=args.num_workers,
+        )
+
+    inputs = [args.model_path, thresholds_path, truth_path]
+    names = ("model_path", "test_masks_path", "output_path", "thresholds_path")
+    arguments = {key: value for key, value in vars(args).items() if key not in names}
+    shards.build(
+        args.output_path,
+        ids,
+        process=process,
+        write=prediction.write_part,
+        merge=prediction.merge_parts,
+        record=provenance.describe(arguments, inputs, code=[segmentation, prediction, data]),
+        shard_size=args.shard_size,
+        describe="predicted masks",
+        item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),
+    )
+    if distributed.is_main():
+        report(args.output_path, truth_path, spec.tasks)
+
+
+def report(output_path, truth_path, tasks):
+    from pycocotools import mask as coco
+
+    p, t = segmentation.read_masks(output_path), segmentation.read_masks(truth_path)
+    for task in tasks:
+        i = u = 0
+        for name in t:
+            if task in t[name]:
+                a, b = p[name][task], t[name][task]
+                x, y = coco.area(coco.merge([a, b], intersect=True)), coco.area(coco.merge([a, b]))
+                i, u = i + int(x), u + int(y)
+        print(task, round(i / max(u, 1), 4))
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser)
