@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# From X-rays to the paper's table, every stage for real.
+#
+#   bash reproduce.sh            phantom X-rays in ./workspace; about 8 minutes on 2 cores after installation
+#   bash reproduce.sh tiny       the same on 64-pixel phantoms, in about a minute
+#   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name
+#                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
+#   --workspace DIR              everything under DIR instead of ./workspace
+#
+# Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+preset=default workspace=
+while [ $# -gt 0 ]; do
+  case $1 in
+    default | tiny | paper) preset=$1 ;;
+    --workspace) workspace=${2:?--workspace needs a folder}; shift ;;
+    --workspace=*) workspace=${1#*=} ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
+  esac
+  shift
+done
+workspace=${workspace:-$here/workspace}
+[ "$preset" = default ] || [ "$preset" = paper ] || workspace=$workspace/$preset
+mkdir -p "$workspace" && workspace=$(cd "$workspace" && pwd)
+
+if [ -z "${PYTHON:-}" ]; then
+  PYTHON=$here/.venv/bin/python
+  if ! cmp -s "$here/pyproject.toml" "$here/.venv/installed" && ! cmp -s "$here/pyproject.toml" "$here/.venv/installed-dev"; then
+    [ -x "$PYTHON" ] || python3 -m venv "$here/.venv"
+    echo "Installing CheXseg into .venv (some minutes, 6 GB with PyTorch)"
+    (cd "$here" && "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt)
+    cp "$here/pyproject.toml" "$here/.venv/installed"
+  fi
+fi
+
+# ---- Settings -------------------------------------------------------------------------------------------------------
+case $preset in
+  tiny)
+    phantom="--preset tiny" size=64 network=resnet10w32 encoder=resnet10w32 expert=10
+    classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle"
+    irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20
+    segmentation="--num_epochs 2 --batch_size 8 --lr 2e-3" ;;
+  default)
+    phantom="--preset default" size=160 network=resnet10w32 encoder=resnet10w32 expert=70
+    classifier="--num_epochs 12 --batch_size 16 --lr 2e-3 --augment --one_cycle"
+    irnet="--num_epochs 2 --radius 5" pseudo="--radius 3" subset=300
+    segmentation="--num_epochs 12 --batch_size 8 --lr 1e-3" ;;
+  paper)
+    phantom= size=320 network=resnet18 encoder=resnet18 expert=147
+    classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
+    irnet="--num_epochs 5" pseudo= subset=100
+    segmentation="--num_epochs 20 --batch_size 8 --lr 1e-4" ;;
+esac
+
+if [ "$preset" = paper ]; then
+  : "${CHEXPERT_DATA_DIR:?}" "${OBJ_EFFICIENCY_BASE_PATH:?}" "${TEST_SEG_LABELS_GT_BASE_PATH:?}"
+else
+  export CHEXPERT_DATA_DIR=$workspace/data
+  export OBJ_EFFICIENCY_BASE_PATH=$workspace/base
+  export TEST_SEG_LABELS_GT_BASE_PATH=$workspace/data/labels
+  mkdir -p "$CHEXPERT_DATA_DIR" "$OBJ_EFFICIENCY_BASE_PATH" "$TEST_SEG_LABELS_GT_BASE_PATH"
+fi
+base=$OBJ_EFFICIENCY_BASE_PATH truth=$TEST_SEG_LABELS_GT_BASE_PATH report=$workspace/report
+mkdir -p "$report"
+
+# step NAME COMMAND...: print the command, run it, keep its time (the longest, where a run was taken up again).
+step() {
+  local name=$1 started seconds
+  shift
+  printf '\n== %s\n$ python' "$name"
+  printf ' %q' "${@/#$here\//}"
+  echo
+  started=$(date +%s.%N)
+  "$PYTHON" "$@"
+  seconds=$(echo "$started $(date +%s.%N)" | awk '{printf "%.1f", $2 - $1}')
+  echo "== $name: $seconds s"
+  touch "$report/.timings"
+  awk -v n="$name" -v s="$seconds" -F, 'BEGIN {OFS = ","} $1 == n {if ($2 > s) s = $2; next} {print} END {print n, s}' \
+    "$report/.timings" >"$report/.timings.new" && mv "$report/.timings.new" "$report/.timings"
+  { echo stage,seconds; cat "$report/.timings"; } >"$report/timings.csv"
+}
+
+# ---- The pipeline ---------------------------------------------------------------------------------------------------
+echo "Preset $preset, everything under $workspace"
+
+# 0. X-rays and a classifier of them, where you have none.
+ckpt=${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}
+# shellcheck disable=SC2086  # the presets' options are lists of words
+if [ "$preset" != paper ]; then
+  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" $phantom
+fi
+if [ -z "${CHEXSEG_CKPT:-}" ]; then
+  step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier
+fi
+
+# 1. Saliency maps of the training set (for training) and of the test set (to look at).
+run=$base/train_cams/$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
+run_test=${run/train_cams/test_cams}
+step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+  --save_dir_predictions "$base/train_cams" --save_cams True --save_train_cams True
+step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+  --save_dir_predictions "$base/test_cams" --save_cams True
+
+# 2. Masks: thresholded maps, and the radiologists' polygons.
+step threshold_masks "$here/localization_eval/pred_segmentation.py" --phase train --map_dir "$run" \
+  --method gradcam --model_type single
+step expert_masks "$here/localization_eval/gt_segmentation.py" \
+  --ann_path "$truth/gt_annotations_valid.json" --output_path "$truth/valid_encoded.json"
+step test_masks "$here/localization_eval/gt_segmentation.py" \
+  --ann_path "$truth/gt_annotations_test.json" --output_path "$truth/test_encoded.json"
+if [ -f "$truth/human_annotations_test.json" ]; then
+  step radiologist_masks "$here/localization_eval/gt_segmentation.py" \
+    --ann_path "$truth/human_annotations_test.json" --output_path "$truth/test_human_encoded.json"
+fi
+
+# 3. IRNet: relation labels from the maps by a dense CRF, and a network that finds boundaries.
+step hdf5 "$here/IRNet/convert_to_hdf5.py" --map_dir "$run" --image_size $size
+step relation_labels "$here/IRNet/cam_to_ir_label_hdf5.py" --map_dir "$run"
+step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ckpt" --lr 0.01 --weight_decay 0.0 $irnet
+
+# 4. Pseudo masks by a random walk that stops at boundaries.
+step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" \
+  --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training True $pseudo
+
+# 5. Subsets: the experts' images for training and validation, and the pseudo masks that go with them in CheXseg.
+step expert_split "$here/create_train_set_subsets.py" --masks_path "$truth/valid_encoded.json" --subset_len $expert
+step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet

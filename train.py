@@ -1,0 +1,151 @@
+"""Stage 0: the classifier, when you have no checkpoint of one.
+
+    python train.py --ckpt_path $OBJ_EFFICIENCY_BASE_PATH/models/mine/classifier.ckpt --architecture densenet121 \
+        --weights imagenet --num_epochs 3
+    torchrun --nproc_per_node 8 train.py ...       the same on 8 GPUs
+
+Trains on the frontal images of train.csv, keeps the epoch of the best mean AUROC over the observations that occur in
+valid.csv, and writes it with all that test.py needs. The folder of the checkpoint also gets log.jsonl, and
+checkpoint.pt, from which a killed run goes on.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import constants
+from chexseg import (
+    cache,
+    classification,
+    cli,
+    data,
+    distributed,
+    draws,
+    losses,
+    metrics,
+    models,
+    provenance,
+    tracking,
+    training,
+)
+from chexseg.errors import DataError, UsageError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    add = parser.add_argument
+    add("--ckpt_path", type=Path, required=True, help="where the best epoch is written")
+    add("--architecture", choices=models.ARCHITECTURES, default="resnet18", help="network")
+    add("--weights", default="none", help="start from: none, imagenet (torchvision's, if in torch's cache), or a file")
+    add("--image_size", type=cli.positive_int, default=320, help="side that images are stretched to")
+    add("--normalisation", choices=tuple(data.NORMALISATION), default="imagenet", help="of the input")
+    add("--uncertain", choices=losses.UNCERTAIN_POLICIES, default="ones", help="what a label of -1 means to the loss")
+    add("--not_mentioned", choices=losses.MENTION_POLICIES, default="zeros", help="what an empty label means")
+    add("--train_csv", type=Path, help="label file [train.csv in CheXpert's folder]")
+    add("--valid_csv", type=Path, help="label file that chooses the epoch [valid.csv in CheXpert's folder]")
+    add("--weight_decay", type=cli.non_negative_float, default=0.0, help="of Adam")
+    cli.add_boolean(parser, "--augment", default=False, help="shift, turn, scale and re-expose the images")
+    cli.add_boolean(parser, "--one_cycle", default=False, help="warm up, then let the learning rate fall to zero")
+    add("--wandb_project_name", default="", help="Weights & Biases project; empty: wandb is not even imported")
+    add("--wandb_run_name", default="", help="its run")
+    training.add_options(parser, num_epochs=3, batch_size=16, lr=1e-4)
+    cli.add_run_options(parser, shard_size=None)
+    return parser
+
+
+def labelled(path: Path, args: argparse.Namespace, *, augment: bool) -> classification.LabelledImages:
+    """The frontal images of a label file, cached."""
+    frame = data.frontal(data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
+    if frame.empty:
+        raise DataError(f"{path}: no frontal image in it")
+    images = classification.ImageSet(constants.data_dir(), frame, csv=path)
+    pixels = classification.cached_pixels(images, constants.cache_dir(), args.image_size, args.num_workers)
+    return classification.LabelledImages(
+        pixels, classification.label_array(frame, constants.OBSERVATIONS), augment=augment
+    )
+
+
+def initialise(model: models.Classifier, weights: str) -> Path | None:
+    """Load the backbone that `--weights` names; the head stays random."""
+    if weights == "none":
+        return None
+    architecture = model.spec.architecture
+    path = models.pretrained_backbone(architecture) if weights == "imagenet" else Path(weights)
+    found, tensors = models.load_backbone(path)
+    if found != architecture:
+        raise UsageError(f"--weights {path} is a {found}, --architecture says {architecture}")
+    head = models.HEADS[model.family].split(".")[0]
+    models.load_exactly(model.network, tensors, path, but_for=(head,))
+    return path
+
+
+def main(args: argparse.Namespace) -> None:
+    device = distributed.device(args.device)
+    train_csv = args.train_csv or data.split_csv(constants.data_dir(), "train")
+    valid_csv = args.valid_csv or data.split_csv(constants.data_dir(), "valid")
+    three_way = args.uncertain == "multiclass"
+    spec = models.ClassifierSpec(
+        args.architecture, constants.OBSERVATIONS, three_way, args.image_size, args.normalisation
+    )
+    training.seed_everything(args.seed)
+    model = models.Classifier(spec)
+    weights = initialise(model, args.weights)
+    model.to(device)
+    train_set, valid_set = labelled(train_csv, args, augment=args.augment), labelled(valid_csv, args, augment=False)
+
+    def compute_loss(network, batch):
+        logits = network(data.normalise(batch["image"], spec.normalisation))
+        policy = {"uncertain": args.uncertain, "not_mentioned": args.not_mentioned}
+        return losses.classification_loss(logits, batch["labels"], **policy), None
+
+    def evaluate(network, tally):
+        probabilities = classification.predict(network, valid_set, args.batch_size, device)
+        aurocs = metrics.auroc_per_task(probabilities, valid_set.labels, spec.tasks)
+        if not aurocs:
+            raise DataError(f"{valid_csv}: no observation occurs both present and absent; AUROC cannot choose an epoch")
+        return {"auroc": aurocs, "mean_auroc": sum(aurocs.values()) / len(aurocs)}
+
+    code = [models, training, losses, draws, classification, data, cache]
+    record = provenance.describe(vars(args), [train_csv, valid_csv, *filter(None, [weights])], code)
+    record["inputs"]["images"] = provenance.file_fingerprint(train_set.pixels.path)
+    folder = args.ckpt_path.resolve().parent
+    run = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
+    result = training.fit(
+        model,
+        train_set,
+        order=draws.shuffled(len(train_set), args.seed),
+        compute_loss=compute_loss,
+        optimizer=torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay),
+        folder=folder,
+        record=record,
+        evaluate=evaluate,
+        score=lambda found: found["mean_auroc"],
+        save_best=lambda weights, found: save(args.ckpt_path, weights, spec),
+        schedule=one_cycle if args.one_cycle else None,
+        track=run.log,
+        device=device,
+        **training.options(args),
+    )
+    run.close()
+    if distributed.is_main():
+        provenance.write(provenance.manifest_path(args.ckpt_path), record | {"best": result.metrics})
+        print(f"{args.ckpt_path}: epoch {result.epoch}, mean AUROC {result.score:.3f}")
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Linear warm-up over a fifth of the run, then a cosine to zero (Smith & Topin 2019, without the momentum)."""
+    warm = max(1, steps // 5)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (step - warm) / max(1, steps - warm)))).item()
+
+
+def save(path: Path, weights: dict, spec: models.ClassifierSpec) -> None:
+    best = models.Classifier(spec)
+    best.load_state_dict(weights)
+    models.save_classifier(path, best)
+
+
+if __name__ == "__main__":
+    cli.run(main, build_parser)
