@@ -4,7 +4,8 @@
     python make_synthetic_chexpert.py --preset tiny --out_dir /tmp/phantom     # 60 images of 64 px, in seconds
 
 Writes images and train.csv, valid.csv below OUT/CheXpert/CheXpert-v1.0, test images below OUT/CheXpert/test, and into
-OUT/labels the experts' files: test_labels.csv, gt_annotations_{valid,test}.json, human_annotations_test.json (a second reader).
+OUT/labels the experts' files: test_labels.csv, gt_annotations_valid.json, gt_annotations_test.json, and the same by a
+second reader, human_annotations_test.json.
 The same arguments give the same bytes. Killed, run it again: it goes on where it was.
 """
 

@@ -1,6 +1,6 @@
 """Phantom X-rays in CheXpert's and CheXlocalize's layout: pictures, what two readers outline in them, and the files.
 
-The patients are in `phantom_patients`, the picture in `phantom_anatomy` and `phantom_findings`.
+The patients are in `phantom_patients`, the picture in `phantom_anatomy`, `phantom_findings` and `phantom_film`.
 """
 
 import csv
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from chexseg import phantom_anatomy, phantom_findings, phantom_patients, provenance, shards
+from chexseg import phantom_anatomy, phantom_film, phantom_findings, phantom_patients, provenance, shards
 from chexseg.errors import DataError
 from chexseg.phantom_anatomy import Frame, Scene
 from chexseg.phantom_findings import DEVICES, OPACITIES, OPACITY, TASKS, Drawn
@@ -54,8 +54,10 @@ def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene |
     frame, factor = frame_of(view, size)
     study, rng = view.study, stream(view.key, 4)
     chest = phantom_findings.build_chest(study.patient, study.ap, study.present, stream(view.key[:4], 5))
+    build = study.patient.build
     if not view.is_frontal:
-        return _shrink(phantom_anatomy.lateral(chest, frame, OPACITY in study.present, rng), factor), {}, None, factor
+        total = phantom_film.lateral(chest, frame, OPACITY in study.present, rng)
+        return _shrink(phantom_film.develop(total, frame, build, rng), factor), {}, None, factor
     scene = Scene(chest, frame, rng)
     drawn = {}
     for name, draw in phantom_findings.DRAW.items():
@@ -64,7 +66,8 @@ def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene |
     if OPACITY in study.present:
         union = np.max([drawn[name].mask for name in (OPACITY, *OPACITIES) if name in drawn], axis=0)
         drawn[OPACITY] = Drawn(union)
-    return _shrink(scene.expose(rng), factor), drawn, scene, factor
+    picture = phantom_film.develop(scene.attenuation(rng), frame, build, rng)
+    return _shrink(phantom_film.finish(picture, frame, study.ap, rng), factor), drawn, scene, factor
 
 
 def _shrink(picture: np.ndarray, factor: int) -> np.ndarray:
@@ -178,7 +181,7 @@ def generate(spec: Spec, out_dir: Path, gt_dir: Path, *, num_workers: int = 0, o
     """
     root = out_dir / "CheXpert"
     record = provenance.describe(
-        asdict(spec), code=(phantom_anatomy, phantom_findings, phantom_patients, _this_module())
+        asdict(spec), code=(phantom_anatomy, phantom_film, phantom_findings, phantom_patients, _this_module())
     )
     with shards.locked(root / ".phantom.lock"):
         finished = _claim(root, gt_dir, record, overwrite)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-RIGHT, LEFT = -1, 1  # the patient's sides, as signs of x
+RIGHT, LEFT = SIDES = -1, 1  # the patient's sides, as signs of x
 SUBPIXEL = 4  # bits of OpenCV's fixed-point coordinates
 
 
@@ -37,8 +37,10 @@ class Frame:
     scale: float
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
-        """(n, 2) body -> (n, 2) pixels, float64."""
-        return np.stack([(points * row[:2]).sum(1) + row[2] for row in self.matrix], axis=1)
+        """(..., 2) body -> (..., 2) pixels, float64."""
+        (a, b, p), (c, d, q) = self.matrix
+        x, y = points[..., 0], points[..., 1]
+        return np.stack([a * x + b * y + p, c * x + d * y + q], axis=-1)
 
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Body coordinates x, y (H, W) float32 of the pixels."""
@@ -47,19 +49,27 @@ class Frame:
         col, row = np.arange(self.width)[None] - p, np.arange(self.height)[:, None] - q
         return ((d * col - b * row) / det).astype(np.float32), ((a * row - c * col) / det).astype(np.float32)
 
-    def fill(self, points: np.ndarray, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
-        """Paint a closed outline on a (H, W) uint8 canvas, antialiased."""
-        canvas = np.zeros((self.height, self.width), np.uint8) if canvas is None else canvas
-        fixed = np.round(self.pixels(points) * (1 << SUBPIXEL)).astype(np.int32)
-        cv2.fillPoly(canvas, [fixed], value, cv2.LINE_AA, SUBPIXEL)
+    def fill(self, outlines: np.ndarray, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
+        """Paint closed outlines (..., n, 2) on a (H, W) uint8 canvas, antialiased."""
+        canvas = self.blank() if canvas is None else canvas
+        for fixed in self._fixed(outlines):
+            cv2.fillPoly(canvas, [fixed], value, cv2.LINE_AA, SUBPIXEL)
         return canvas
 
     def strokes(self, paths, width: float, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
-        """Paint open paths of `width` body units, at least one pixel."""
-        canvas = np.zeros((self.height, self.width), np.uint8) if canvas is None else canvas
-        fixed = [np.round(self.pixels(p) * (1 << SUBPIXEL)).astype(np.int32) for p in paths]
-        cv2.polylines(canvas, fixed, False, value, max(1, round(width * self.scale)), cv2.LINE_AA, SUBPIXEL)
+        """Paint open paths (..., n, 2) of `width` body units, at least one pixel."""
+        canvas = self.blank() if canvas is None else canvas
+        thickness = max(1, round(width * self.scale))
+        cv2.polylines(canvas, list(self._fixed(paths)), False, value, thickness, cv2.LINE_AA, SUBPIXEL)
         return canvas
+
+    def blank(self) -> np.ndarray:
+        return np.zeros((self.height, self.width), np.uint8)
+
+    def _fixed(self, points) -> np.ndarray:
+        points = np.asarray(points, np.float64)
+        fixed = np.round(self.pixels(points) * (1 << SUBPIXEL)).astype(np.int32)
+        return fixed.reshape(-1, *points.shape[-2:])
 
     def depth(self, mask: np.ndarray) -> np.ndarray:
         """Distance (body units) of every pixel inside `mask` to its border; 0 outside."""
@@ -72,23 +82,26 @@ class Frame:
 
 
 def spline(points, closed: bool = True, per_segment: int = 10) -> np.ndarray:
-    """Catmull-Rom curve through (n, 2) control points."""
+    """Catmull-Rom curves through control points (..., n, 2)."""
     p = np.asarray(points, np.float64)
-    before, after = (p[-1:], p[:2]) if closed else (2 * p[:1] - p[1:2], 2 * p[-1:] - p[-2:-1])
-    q = np.concatenate([before, p, after])
-    t = (np.arange(per_segment) / per_segment)[None, :, None]
-    a, b, c, d = (q[i : len(q) - 3 + i, None] for i in range(4))
+    before = p[..., -1:, :] if closed else 2 * p[..., :1, :] - p[..., 1:2, :]
+    after = p[..., :2, :] if closed else 2 * p[..., -1:, :] - p[..., -2:-1, :]
+    q = np.concatenate([before, p, after], axis=-2)
+    t = (np.arange(per_segment) / per_segment)[:, None]
+    a, b, c, d = (q[..., i : q.shape[-2] - 3 + i, None, :] for i in range(4))
     curve = (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3) / 2
-    curve = curve.reshape(-1, 2)
-    return curve if closed else np.concatenate([curve, p[-1:]])
+    curve = curve.reshape(*p.shape[:-2], -1, 2)
+    return curve if closed else np.concatenate([curve, p[..., -1:, :]], axis=-2)
 
 
 def ribbon(path: np.ndarray, width) -> np.ndarray:
-    """Outline of a band of `width` (a number or one per point) around an open path."""
-    tangent = np.gradient(path, axis=0)
-    normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1) / np.maximum(np.hypot(*tangent.T), 1e-9)[:, None]
-    half = normal * np.broadcast_to(np.asarray(width) / 2, len(path))[:, None]
-    return np.concatenate([path + half, (path - half)[::-1]])
+    """Outlines (..., 2 n, 2) of bands of `width` (a number or one per point) around open paths (..., n, 2)."""
+    ends = 2 * path[..., :1, :] - path[..., 1:2, :], path, 2 * path[..., -1:, :] - path[..., -2:-1, :]
+    around = np.concatenate(ends, axis=-2)
+    tangent = around[..., 2:, :] - around[..., :-2, :]
+    normal = tangent[..., ::-1] * (-1, 1) / np.maximum(np.sqrt((tangent**2).sum(-1, keepdims=True)), 1e-9)
+    half = normal * (np.broadcast_to(width, path.shape[:-1])[..., None] / 2)
+    return np.concatenate([path + half, (path - half)[..., ::-1, :]], axis=-2)
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
@@ -123,6 +136,7 @@ class Chest:
     raised: tuple[float, float]
     shift: float  # of the mediastinum, by rotation or a scoliotic spine
     fractures: int = 0
+    fracture_side: int = LEFT
     lungs: dict[int, np.ndarray] = field(default_factory=dict)
     recesses: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -130,7 +144,7 @@ class Chest:
         bend = self.patient.shape
         self.apex = -0.80 + 0.03 * bend[0]
         self.domes = {RIGHT: 0.63 + 0.035 * bend[1] - self.raised[0], LEFT: 0.68 + 0.035 * bend[1] - self.raised[1]}
-        for side in (RIGHT, LEFT):
+        for side in SIDES:
             self.lungs[side], self.recesses[side] = self._lung(side, self.domes[side])
         self.heart, self.silhouette = self._mediastinum()
         self.hila = {RIGHT: (-0.2 + self.shift, 0.06), LEFT: (0.23 + self.shift, 0.0)}
@@ -140,7 +154,7 @@ class Chest:
         angle = max(dome + 0.30 + 0.03 * bend[2], 0.80)
         wide = 1 + 0.02 * bend[3]
         outer = [(0.06, dome + 0.08), (0.06, 0.4), (0.06, 0.0), (0.07, -0.4), (0.15, top + 0.12), (0.26, top + 0.01)]
-        outer += [(0.40, top - 0.01), (0.59, top + 0.10), (0.76, top + 0.34), (0.87, -0.12), (0.945, 0.25)]
+        outer += [(0.41, top), (0.62, top + 0.10), (0.80, top + 0.33), (0.905, -0.12), (0.965, 0.25)]
         outer += [(0.985 * wide, 0.6), (0.99 * wide, angle)]
         floor = [(0.99 * wide, angle), (0.94, angle - 0.12), (0.83, dome + 0.075), (0.66, dome + 0.005)]
         floor += [(0.47, dome - 0.01), (0.28, dome + 0.02), (0.06, dome + 0.08)]
@@ -156,12 +170,12 @@ class Chest:
         low = (self.domes[RIGHT] + self.domes[LEFT]) / 2 + 0.07
         knob = (0.14 + 0.05 * (self.patient.age > 55) + 0.02 * bend[4]) * w
         left_side = [(l * 0.5, 0.1), (l * 0.74, 0.23), (l * 0.92, 0.4), (l, low - 0.17), (l * 0.97, low - 0.05)]
-        floor = [(l * 0.75, low + 0.03), (0.15, low + 0.03), (-r * 0.6, low)]
-        right_side = [(-r * 0.9, low - 0.14), (-r, 0.40), (-r * 0.84, 0.17)]
+        floor = [(l * 0.75, low + 0.06), (0.15, low + 0.08), (-r * 0.6, low + 0.05)]
+        right_side = [(-r * 0.9, low - 0.14), (-r, 0.42), (-r * 0.80, 0.19)]
         heart = [*left_side, *floor, *right_side, (-0.13, 0.0), (0.12, -0.04)]
         upper_left = [(0.12 * w, self.apex), (0.13 * w, -0.55), (0.10 + knob, -0.34), (0.09 + knob, -0.24)]
-        upper_left += [(0.19 * w, -0.14), (0.245, -0.02)]
-        upper_right = [(-0.185 * w, 0.03), (-0.18 * w, -0.25), (-0.155 * w, -0.55), (-0.13 * w, self.apex)]
+        upper_left += [(0.205 * w, -0.13), (0.255, -0.01)]
+        upper_right = [(-0.20 * w, 0.02), (-0.18 * w, -0.25), (-0.155 * w, -0.55), (-0.13 * w, self.apex)]
         offset = np.array([self.shift, 0.0])
         silhouette = np.concatenate(
             [spline([*upper_left, *left_side, *floor, *right_side, *upper_right], closed=False)]
@@ -170,225 +184,176 @@ class Chest:
 
 
 class Scene:
-    """A chest on its way to a picture: fields (H, W) float32 that findings change before `expose` turns them to grey.
+    """A chest on its way to a picture: fields (H, W) float32 that findings change.
 
-    air        attenuation that the lungs take away, per side
-    dense      attenuation added to everything, bones and devices included
-    vascular   attenuation of vessels and lung texture, which a pneumothorax does not have
+    air       share of the beam's way that is air, per side
+    dense     attenuation added to everything: bones, devices, fluid
+    vascular  attenuation of vessels and fine structure, which a pneumothorax does not have
     """
 
     def __init__(self, chest: Chest, frame: Frame, rng: np.random.Generator):
         self.chest, self.frame, self.shape = chest, frame, (frame.height, frame.width)
         self.x, self.y = frame.grid()
-        self.lungs = {s: frame.fill(chest.lungs[s]) for s in (RIGHT, LEFT)}
-        self.silhouette = frame.blur(frame.fill(chest.silhouette), 0.006)
-        self.heart = frame.fill(chest.heart)
-        self.depths = {s: frame.depth(self.lungs[s]) for s in (RIGHT, LEFT)}
+        self.lungs = {s: frame.fill(chest.lungs[s]) for s in SIDES}
+        outline = frame.fill(chest.silhouette)
+        self.silhouette = frame.blur(outline, 0.006)
         # What the eye calls lung: the parts that the mediastinum does not cover.
-        self.visible = {s: self.lungs[s] - cv2.min(self.lungs[s], self.silhouette) for s in (RIGHT, LEFT)}
-        covered = (0.55 + 0.4 * bulge(frame.depth(self.silhouette), 0.16)) * _unit(self.silhouette)
+        self.visible = {s: cv2.subtract(self.lungs[s], outline) for s in SIDES}
+        self.depths = {s: frame.depth(self.lungs[s]) for s in SIDES}
+        covered = (0.62 + 0.33 * bulge(frame.depth(outline), 0.16)) * unit(self.silhouette)
+        recesses = unit(frame.blur(frame.fill(np.stack([chest.recesses[s] for s in SIDES])), 0.03))
         self.air = {}
-        for side in (RIGHT, LEFT):
-            inside = _unit(frame.blur(self.lungs[side], 0.006)) * (0.45 + 0.55 * bulge(self.depths[side], 0.42))
-            recess = _unit(frame.blur(frame.fill(chest.recesses[side]), 0.03)) * np.float32(0.16)
-            self.air[side] = inside * (1 - covered) + recess
-        self.dense = np.zeros(self.shape, np.float32)
-        self.vascular = _vessels(chest, frame, rng, self.shape)
-        _bones(self, rng)
+        for side in SIDES:
+            inside = unit(frame.blur(self.lungs[side], 0.006)) * (0.45 + 0.55 * bulge(self.depths[side], 0.42))
+            self.air[side] = inside * (1 - covered)
+            self.air[side] += recesses * (self.x * side > 0) * np.float32(0.13)
+        # Scatter drowns the bones behind the heart.
+        self.dense = _bones(chest, frame, rng) * (1 - np.float32(0.5) * covered) + covered * np.float32(0.03)
+        self.vascular = _vessels(chest, frame, rng)
 
-    def expose(self, rng: np.random.Generator) -> np.ndarray:
-        """The picture (H, W) uint8."""
-        patient, frame = self.chest.patient, self.frame
+    def attenuation(self, rng: np.random.Generator) -> np.ndarray:
+        """The sum along the beam, (H, W) float32: 0 beside the body, about 0.3 in the lungs, 1 in the abdomen."""
         body = _torso(self, rng)
-        lung = sum(self.air.values())
-        texture = self.vascular * np.minimum(lung * 2, 1)
-        total = (
-            body * (1 - np.float32(0.70 - 0.06 * patient.build) * lung) + texture + self.dense * np.minimum(body * 2, 1)
-        )
-        # Scatter veils the picture; quanta are fewest where the body is densest.
-        level = np.clip(total * np.float32(160), 0, 255).astype(np.uint8)
-        veil = _unit(
-            cv2.resize(frame.blur(level[::4, ::4], 0.06), self.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
-        )
-        total = total * np.float32(0.86) + veil * np.float32(0.14 * 255 / 160)
-        grain = rng.standard_normal(self.shape, dtype=np.float32)
-        grain[1:] += grain[:-1] * np.float32(0.5)
-        amount = rng.uniform(0.004, 0.013) * (1 + patient.build)
-        total += grain * (np.float32(amount) * (0.4 + total))
-        dark, bright = rng.uniform(0.16, 0.30), rng.uniform(1.08, 1.28)
-        gamma, toe = rng.uniform(0.75, 1.15), rng.uniform(0.0, 0.08)
-        steps = np.clip((np.arange(4096) / 2048 - dark * 0.6) / (bright - dark * 0.6), 0, 1)
-        curve = steps**gamma
-        curve = np.round(
-            255 * (toe * (curve > 0) + (1 - toe) * (0.55 * curve + 0.45 * curve * curve * (3 - 2 * curve)))
-        )
-        return curve.astype(np.uint8)[np.clip(total * np.float32(2048), 0, 4095).astype(np.uint16)]
+        lung = self.air[RIGHT] + self.air[LEFT]
+        aerated = body * (1 - np.float32(0.72 - 0.06 * self.chest.patient.build) * lung)
+        return aerated + self.vascular * np.minimum(lung * 2, 1) + self.dense * np.minimum(body * 2, 1)
 
 
-def _unit(canvas: np.ndarray) -> np.ndarray:
+def unit(canvas: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in 0..1."""
     return canvas * np.float32(1 / 255)
+
+
+def ellipse(centre, radii, points: int = 32) -> np.ndarray:
+    angle = np.arange(points) * (2 * np.pi / points)
+    return np.stack([centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)], axis=1)
+
+
+def mirrored(points) -> np.ndarray:
+    """(n, 2) of the patient's left -> (2, n, 2) of both sides."""
+    return np.stack([np.asarray(points) * (s, 1) for s in SIDES])
 
 
 def _torso(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Soft tissue thickness: neck, shoulders, arms, flanks, breasts, abdomen."""
     chest, frame = scene.chest, scene.frame
     build, bend = chest.patient.build, chest.patient.shape
-    flank = 1.10 + 0.22 * build
-    raised = 0.12 if chest.ap else 0.0
-    half = [(0.30, -3.0), (0.29, -1.25 - raised), (0.42, -1.02), (0.9, -0.93 - raised), (1.35, -0.82 - raised)]
-    half += [(1.62, -0.55), (1.72, 0.0), (1.70, 0.6)]
-    pit = [(1.42, 0.3), (flank + 0.05, -0.05), (flank, 0.4), (flank + 0.02, 0.9), (flank + 0.03, 3.0)]
-    side = np.array([*half, *pit])
-    outline = np.concatenate([spline(side, closed=False), spline(side * (-1, 1), closed=False)[::-1]])
-    body = bulge(frame.depth(frame.blur(frame.fill(outline), 0.02)), 0.30) * np.float32(0.80 + 0.12 * build)
-    belly = np.clip((scene.y - np.float32(0.55)) * np.float32(1.6), 0, 1)
-    body *= 1 + belly * np.float32(0.12)
+    flank, lift = 1.10 + 0.22 * build, 0.12 * chest.ap
+    half = [(0.30, -3.0), (0.29, -1.20 - lift), (0.42, -1.00), (0.9, -0.90 - lift), (1.35, -0.82 - lift)]
+    half += (
+        [(1.62, -0.55), (1.80, 0.0), (1.80, 0.9), (1.50, 1.0)] if chest.ap else [(1.75, -0.5), (1.95, 0.1), (1.8, 0.3)]
+    )
+    half += [
+        (1.26 + 0.2 * build, 0.25 + 0.06 * bend[0]),
+        (flank + 0.02, 0.05),
+        (flank - 0.01, 0.45),
+        (flank, 0.9),
+        (flank + 0.03, 3.0),
+    ]
+    left, right = spline(mirrored(half), closed=False)[::-1]
+    outline = np.concatenate([left, right[::-1]])
+    body = bulge(frame.depth(frame.blur(frame.fill(outline), 0.02)), 0.24) * np.float32(0.82 + 0.10 * build)
+    belly = np.clip((scene.y - np.float32(0.5)) * np.float32(1.6), 0, 1)
+    body *= 1 + belly * np.float32(0.24)
     if chest.patient.sex == "Female":
         size = 0.34 + 0.12 * build + 0.03 * bend[5]
-        for sign in (RIGHT, LEFT):
-            angle = np.linspace(0, 2 * np.pi, 40)
-            disc = np.stack([sign * 0.56 + 1.05 * size * np.cos(angle), 0.50 + size * np.sin(angle)], 1)
-            body += bulge(frame.depth(frame.fill(disc)), size * 0.9) * np.float32(0.09 + 0.06 * build)
-    return body * (1 + noise(rng, scene.shape, 5) * np.float32(0.02))
+        for disc in mirrored(ellipse((0.56, 0.50 + 0.05 * bend[5]), (1.1 * size, size), 40)):
+            body += bulge(frame.depth(frame.fill(disc)), size * 0.8) * np.float32(0.08 + 0.06 * build)
+    return body * (1 + noise(rng, scene.shape, 5) * np.float32(0.025))
 
 
-def _bones(scene: Scene, rng: np.random.Generator) -> None:
-    chest, frame = scene.chest, scene.frame
+def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
+    """Attenuation (H, W) of ribs, clavicles, shoulders and spine, less the gas of trachea and stomach."""
     bend, old = chest.patient.shape, (chest.patient.age - 20) / 70
-    back, front = np.zeros(scene.shape, np.uint8), np.zeros(scene.shape, np.uint8)
-    tilt = 0.02 * bend[6]
-    for side in (RIGHT, LEFT):
-        for k in range(10):
-            y = -0.84 + 0.165 * k + rng.normal(0, 0.008)
-            reach = min(0.50 + 0.17 * k, 1.0) if k < 3 else min(0.86 + 0.035 * k, 1.03)
-            drop = 0.10 + 0.035 * k + tilt
-            path = [(0.10, y), (0.22, y - 0.05), (0.45 * reach, y - 0.045), (0.78 * reach, y + 0.3 * drop)]
-            path = np.array([*path, (reach, y + drop + 0.12)])
-            _rib(frame, spline(path * (side, 1), closed=False, per_segment=7), 0.062, back, 210)
-            if k < 7:
-                turn = np.array([(reach, y + drop + 0.1), (0.93 * reach, y + drop + 0.26)])
-                end = np.array([(0.72 * reach, y + drop + 0.37), (0.48 * reach, y + drop + 0.42 - 0.02 * k)])
-                path = np.concatenate([turn, end])
-                _rib(frame, spline(path * (side, 1), closed=False, per_segment=7), 0.066, front, 170)
-    ribs = _unit(frame.blur(back, 0.006)) + _unit(frame.blur(front, 0.008))
-    misc = np.zeros(scene.shape, np.uint8)
-    for side in (RIGHT, LEFT):
-        lift = 0.10 if chest.ap else 0.0
-        path = [
-            (0.13, -0.60),
-            (0.30, -0.67 - lift * 0.4),
-            (0.55, -0.74 - lift),
-            (0.85, -0.76 - lift),
-            (1.12, -0.86 - lift),
-        ]
-        path = spline(np.array(path) * (side, 1) + (chest.shift, 0.01 * bend[7] * side), closed=False)
-        width = 0.065 + 0.03 * np.linspace(-1, 1, len(path)) ** 2
-        frame.fill(ribbon(path, width), misc, 190)
-        frame.fill(ribbon(path, width * 0.6), misc, 140)
-        angle = np.linspace(0, 2 * np.pi, 30)
-        frame.fill(np.stack([side * 1.38 + 0.16 * np.cos(angle), -0.66 + 0.17 * np.sin(angle)], 1), misc, 150)
-        inner = 0.90 if chest.ap else 1.04
-        blade = [(inner, -0.52), (inner - 0.05, -0.1), (inner + 0.06, 0.32), (inner + 0.2, -0.05), (inner + 0.34, -0.5)]
-        scene.dense += _unit(frame.blur(frame.fill(spline(np.array(blade) * (side, 1))), 0.008)) * np.float32(0.045)
-    spine = np.zeros(scene.shape, np.uint8)
-    for k in range(22):
-        y, half = -1.5 + 0.145 * k, 0.105 + 0.0015 * k
-        box = np.array(
-            [
-                (-half, y - 0.055),
-                (half, y - 0.055),
-                (half * 0.9, y),
-                (half, y + 0.055),
-                (-half, y + 0.055),
-                (-half * 0.9, y),
-            ]
+    back, front, other, spine = frame.blank(), frame.blank(), frame.blank(), frame.blank()
+    rib = np.arange(10)
+    for side in SIDES:
+        y = -0.80 + 0.165 * rib + rng.normal(0, 0.008, 10)
+        reach = np.where(rib < 3, np.minimum(0.50 + 0.18 * rib, 1.0), np.minimum(0.90 + 0.03 * rib, 1.03))
+        drop = 0.12 + 0.030 * rib + 0.02 * bend[6]
+        level = (0 * y + 0.10, y), (0 * y + 0.22, y - 0.045), (0.45 * reach, y - 0.04), (0.78 * reach, y + 0.35 * drop)
+        paths = np.stack([np.stack(p, -1) for p in (*level, (reach, y + drop + 0.10))], axis=1) * (side, 1)
+        curves = spline(paths, closed=False, per_segment=6)
+        for k in np.flatnonzero(rng.random(10) < 0.5)[: chest.fractures if side == chest.fracture_side else 0]:
+            curves[k, 14:] += (0.0, 0.045)  # a step where the rib broke
+        _paint_ribs(frame, curves, 0.074, back, 215)
+        y, reach, drop = y[:7], reach[:7], drop[:7]
+        level = (reach, y + drop + 0.08), (0.95 * reach, y + drop + 0.22), (0.76 * reach, y + drop + 0.35)
+        end = 0.50 * reach, y + drop + 0.42 - 0.015 * rib[:7]
+        paths = np.stack([np.stack(p, -1) for p in (*level, end)], axis=1) * (side, 1)
+        _paint_ribs(frame, spline(paths, closed=False, per_segment=6), 0.078, front, 150)
+    lift = 0.10 * chest.ap
+    path = [(0.11, -0.50), (0.28, -0.56 - 0.4 * lift), (0.55, -0.62 - lift), (0.85, -0.66 - lift), (1.15, -0.78 - lift)]
+    paths = spline(mirrored(path) + (chest.shift, 0.012 * bend[7]), closed=False)
+    width = 0.062 + 0.03 * np.linspace(-1, 1, paths.shape[1]) ** 2
+    inner = 0.92 if chest.ap else 1.05
+    blade = [(inner, -0.52), (inner - 0.06, -0.1), (inner + 0.06, 0.32), (inner + 0.2, -0.05), (inner + 0.34, -0.5)]
+    frame.fill(spline(mirrored(blade)), other, 60)
+    humerus = [(1.42, -0.62), (1.62, 0.2), (1.68, 1.0)] if chest.ap else [(1.45, -0.62), (1.75, -0.2), (2.0, 0.3)]
+    frame.fill(ribbon(spline(mirrored(humerus), closed=False), 0.2), other, 150)
+    frame.fill(mirrored(ellipse((1.38, -0.66), (0.16, 0.17))), other, 150)
+    frame.fill(ribbon(paths, width), other, 190)
+    frame.fill(ribbon(paths, width * 0.6), other, 140)
+    y = -1.6 + 0.145 * np.arange(32)[:, None]
+    half = 0.100 + 0.001 * np.arange(32)[:, None]
+    x = half * (-1, 1, 0.88, 1, -1, -0.88) + chest.shift * 0.4
+    frame.fill(np.stack([x, y + (-0.055, -0.055, 0, 0.055, 0.055, 0)], -1), spine, 170)
+    for sign in SIDES:
+        frame.fill(
+            np.stack([0 * y + sign * np.array([0.055, 0.075, 0.075, 0.055]), y + (-0.03, -0.03, 0.015, 0.015)], -1),
+            spine,
+            230,
         )
-        frame.fill(box + (chest.shift * 0.4, 0), spine, 200)
-        for side in (RIGHT, LEFT):
-            pedicle = np.array([(0.055, y - 0.03), (0.075, y - 0.03), (0.075, y + 0.015), (0.055, y + 0.015)]) * (
-                side,
-                1,
-            )
-            frame.fill(pedicle + (chest.shift * 0.4, 0), spine, 255)
-    windpipe = spline(
-        np.array([(0.0, -1.4), (0.0, -0.6), (-0.01 + chest.shift, -0.2), (-0.01 + chest.shift, -0.03)]), closed=False
-    )
-    bronchi = [np.array([(chest.shift, -0.05), (s * 0.16 + chest.shift, 0.08)]) for s in (RIGHT, LEFT)]
-    tube = frame.strokes(bronchi, 0.05, frame.strokes([windpipe], 0.085))
-    bubble = np.stack([0.50 + 0.2 * np.cos(angle), 0.10 + chest.domes[LEFT] + 0.09 * np.sin(angle)], 1)
-    gas = frame.blur(frame.fill(bubble), 0.012)
-    mineral = np.float32(1.1 - 0.35 * old)
-    scene.dense += ribs * (np.float32(0.085) * mineral) + _unit(frame.blur(misc, 0.006)) * (np.float32(0.13) * mineral)
-    scene.dense += _unit(frame.blur(spine, 0.008)) * np.float32(0.10)
-    scene.dense -= _unit(frame.blur(tube, 0.012)) * np.float32(0.13) + _unit(gas) * np.float32(rng.uniform(0, 0.22))
+    tube = frame.strokes(np.stack(_bronchi(chest)[1:]), 0.05, frame.strokes(_bronchi(chest)[:1], 0.085))
+    gas = frame.fill(ellipse((0.48, 0.10 + chest.domes[LEFT]), (0.16 + 0.03 * bend[4], 0.07 + 0.02 * bend[1])))
+    mineral = np.float32(1.1 - 0.3 * old)
+    bones = (unit(frame.blur(back, 0.007)) + unit(frame.blur(front, 0.008))) * (np.float32(0.135) * mineral)
+    bones += unit(frame.blur(other, 0.006)) * (np.float32(0.16) * mineral) + unit(
+        frame.blur(spine, 0.010)
+    ) * np.float32(0.08)
+    bones -= unit(frame.blur(tube, 0.012)) * np.float32(0.13)
+    return bones - unit(frame.blur(gas, 0.015)) * np.float32(rng.choice([0.0, 0.10, 0.22]))
 
 
-def _rib(frame: Frame, path: np.ndarray, width: float, canvas: np.ndarray, value: int) -> None:
-    """A band with bright cortex and a fainter marrow."""
-    frame.fill(ribbon(path, width), canvas, value)
-    frame.fill(ribbon(path, width * 0.55), canvas, int(value * 0.72))
+def _bronchi(chest: Chest) -> list[np.ndarray]:
+    """Trachea and main bronchi: paths in body coordinates."""
+    x = chest.shift
+    trachea = spline([(0.0, -1.5), (0.0, -0.7), (-0.01 + x, -0.25), (x, -0.03)], closed=False)
+    return [trachea, np.array([(x, -0.05), (x - 0.15, 0.07)]), np.array([(x, -0.05), (x + 0.19, 0.07)])]
 
 
-def _vessels(chest: Chest, frame: Frame, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Arteries and veins that branch from the hila, with the fine texture of the lung."""
-    canvas = np.zeros(shape, np.uint8)
-    for side in (RIGHT, LEFT):
-        root = np.array(chest.hila[side])
-        trunk_angle = np.concatenate([rng.uniform(-1.35, 0.1, 5), rng.uniform(0.2, 1.35, 7)])
-        start, angle, length = np.tile(root, (12, 1)), trunk_angle, rng.uniform(0.25, 0.45, 12)
-        for width, value in ((0.032, 230), (0.020, 190), (0.012, 150), (0.007, 110)):
-            bend = rng.normal(0, 0.22, len(angle))
+def _paint_ribs(frame: Frame, paths: np.ndarray, width: float, canvas: np.ndarray, value: int) -> None:
+    """Bands with bright cortex and a fainter marrow."""
+    frame.fill(ribbon(paths, width), canvas, value)
+    frame.fill(ribbon(paths, width * 0.55), canvas, int(value * 0.72))
+
+
+def _vessels(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
+    """Attenuation (H, W) of arteries and veins that branch from the hila, and of the lung's fine structure."""
+    canvas, count = frame.blank(), 13
+    for side in SIDES:
+        start = np.array(chest.hila[side]) + rng.normal(0, (0.02, 0.05), (count, 2))
+        angle = np.concatenate([rng.uniform(-1.5, 0.0, 5), rng.uniform(0.1, 1.45, count - 5)])
+        length = rng.uniform(0.12, 0.30, count)
+        for width, value in ((0.036, 200), (0.024, 170), (0.015, 140), (0.008, 125), (0.008, 80)):
             t = np.linspace(0, 1, 6)[None]
-            heading = angle[:, None] + bend[:, None] * t
+            heading = angle[:, None] + rng.normal(0, 0.35, len(angle))[:, None] * t
             step = np.stack([side * np.cos(heading), np.sin(heading)], -1) * (length / 6)[:, None, None]
             paths = start[:, None] + np.concatenate([np.zeros((len(angle), 1, 2)), step.cumsum(1)], 1)
             frame.strokes(paths, width, canvas, value)
-            fork = rng.normal(0.38, 0.14, (2, len(angle))) * [[1], [-1]]
-            start = np.tile(paths[:, -1], (2, 1))
-            angle = (heading[:, -1] + fork).reshape(-1)
-            length = np.tile(length, 2) * rng.uniform(0.55, 0.85, 2 * len(bend))
-    fine = noise(rng, shape, max(shape) // 8) * np.float32(0.010) + noise(rng, shape, max(shape) // 24) * np.float32(
-        0.008
+            fork = rng.normal(0.36, 0.15, (2, len(angle))) * [[1], [-1]]
+            keep = rng.random(2 * len(angle)) < 0.85
+            start = np.tile(paths[:, -1], (2, 1))[keep]
+            angle = (heading[:, -1] + fork).reshape(-1)[keep]
+            length = (np.tile(length, 2) * rng.uniform(0.6, 0.95, 2 * len(length)))[keep]
+    for side in SIDES:  # the hilum itself
+        frame.fill(
+            spline(np.array([(0, -0.10), (0.07, -0.03), (0.05, 0.1), (-0.02, 0.16)]) * (side, 1) + chest.hila[side]),
+            canvas,
+            190,
+        )
+    cells = max(canvas.shape) // 8
+    fine = noise(rng, canvas.shape, cells) * np.float32(0.008) + noise(rng, canvas.shape, cells // 3) * np.float32(
+        0.007
     )
-    return _unit(frame.blur(canvas, 0.006)) * np.float32(0.15) + fine
-
-
-def lateral(chest: Chest, frame: Frame, hazy: bool, rng: np.random.Generator) -> np.ndarray:
-    """A side view (H, W) uint8: sternum to the left, spine to the right. Findings are hinted at, never outlined."""
-    bend = chest.patient.shape
-    dome = chest.domes[LEFT]
-    body = spline(
-        [(-0.62, -1.4), (-0.85, -0.5), (-0.95, 0.4), (-0.85, 1.6), (0.9, 1.6), (1.02, 0.4), (0.95, -0.4), (0.6, -1.4)]
-    )
-    lung = spline(
-        [(-0.1, -0.85), (-0.6, -0.55), (-0.72, 0.1), (-0.7, dome - 0.05), (-0.1, dome - 0.12), (0.6, dome + 0.25)]
-        + [(0.78, 0.4), (0.8, -0.2), (0.55, -0.75)]
-    )
-    heart = spline(
-        [
-            (-0.65, 0.2),
-            (-0.3, 0.05),
-            (0.15, 0.2),
-            (0.25 * (1 + chest.left - 0.5), 0.5),
-            (0.1, dome + 0.1),
-            (-0.62, dome + 0.05),
-        ]
-    )
-    arch = spline([(-0.25, 0.1), (-0.2, -0.3), (0.1, -0.4), (0.35, -0.2), (0.42, 0.8)], closed=False)
-    thick = bulge(frame.depth(frame.fill(body)), 0.35)
-    air = _unit(frame.blur(frame.fill(lung), 0.01)) * (0.4 + 0.6 * bulge(frame.depth(frame.fill(lung)), 0.3))
-    air = air * (1 - _unit(frame.blur(frame.fill(heart), 0.02)) * np.float32(0.75))
-    air = air * (1 - _unit(frame.blur(frame.strokes([arch], 0.16), 0.02)) * np.float32(0.4))
-    if hazy:
-        air = air * np.clip(0.75 + noise(rng, (frame.height, frame.width), 7) * np.float32(0.3), 0.2, 1)
-    bones = np.zeros((frame.height, frame.width), np.uint8)
-    for k in range(14):
-        y = -1.0 + 0.17 * k
-        frame.fill(np.array([(0.62, y), (0.80, y - 0.02), (0.82, y + 0.11), (0.64, y + 0.12)]), bones, 150)
-        rib = spline([(0.85, y - 0.05), (0.5, y + 0.03), (0.0, y + 0.3), (-0.5, y + 0.55)], closed=False)
-        _rib(frame, rib, 0.05, bones, 80 + 5 * (k % 3))
-    frame.fill(ribbon(spline([(-0.72, -0.55), (-0.8, 0.0), (-0.82, 0.4)], closed=False), 0.05), bones, 160)
-    total = thick * (1 - np.float32(0.62) * air) + _unit(frame.blur(bones, 0.006)) * np.float32(0.14 + 0.01 * bend[0])
-    total += noise(rng, total.shape, max(total.shape) // 10) * np.float32(0.008)
-    total += rng.standard_normal(total.shape, dtype=np.float32) * np.float32(0.01)
-    return np.clip((total - np.float32(0.12)) * np.float32(255 / rng.uniform(0.95, 1.15)), 0, 255).astype(np.uint8)
+    return unit(frame.blur(canvas, 0.009)) * np.float32(0.13) + fine

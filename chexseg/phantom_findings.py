@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from chexseg.phantom_anatomy import LEFT, RIGHT, Chest, Patient, Scene, bulge, noise, ribbon, spline
+from chexseg.phantom_anatomy import LEFT, RIGHT, SIDES, Chest, Patient, Scene, bulge, ellipse, noise, ribbon, spline
 
 HEART, MEDIASTINUM, LESION, OPACITY = "Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Lesion", "Airspace Opacity"
 EDEMA, CONSOLIDATION, ATELECTASIS = "Edema", "Consolidation", "Atelectasis"
@@ -64,7 +64,7 @@ def _blob(centre, radii, rng: np.random.Generator, rough: float = 0.12) -> np.nd
 
 
 def draw_heart(scene: Scene, rng: np.random.Generator) -> Drawn:
-    return Drawn(scene.heart)
+    return Drawn(scene.frame.fill(scene.chest.heart))
 
 
 def draw_mediastinum(scene: Scene, rng: np.random.Generator) -> Drawn:
@@ -75,7 +75,7 @@ def draw_edema(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Bilateral perihilar haze, patchy, with thick vessels; outlined where at least a third of its peak."""
     mask = np.zeros(scene.shape, np.uint8)
     strength = rng.uniform(0.45, 0.75)
-    for side in (RIGHT, LEFT):
+    for side in SIDES:
         centre = scene.chest.hila[side]
         reach = rng.uniform(0.36, 0.52, 2)
         dx, dy = (
@@ -94,7 +94,7 @@ def draw_edema(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def draw_consolidation(scene: Scene, rng: np.random.Generator) -> Drawn:
     """A dense lobe or part of one: sharp at its fissure, soft elsewhere, with air bronchograms."""
-    side, frame = (RIGHT, LEFT)[rng.integers(2)], scene.frame
+    side, frame = SIDES[rng.integers(2)], scene.frame
     upper = rng.random() < 0.45
     fissure = 0.10 + rng.normal(0, 0.04)
     extent = rng.uniform(0.3, 0.55)
@@ -127,7 +127,7 @@ def draw_consolidation(scene: Scene, rng: np.random.Generator) -> Drawn:
 def draw_patchy(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Two to six patches that may run together."""
     mask = np.zeros(scene.shape, np.uint8)
-    sides = ((RIGHT, LEFT) if rng.random() < 0.5 else ((RIGHT, LEFT)[rng.integers(2)],)) * int(rng.integers(1, 4))
+    sides = ((RIGHT, LEFT) if rng.random() < 0.5 else (SIDES[rng.integers(2)],)) * int(rng.integers(1, 4))
     for side in sides:
         centre = (side * rng.uniform(0.35, 0.8), rng.uniform(-0.35, 0.55))
         patch = scene.frame.fill(_blob(centre, rng.uniform(0.12, 0.26, 2), rng, 0.2))
@@ -169,7 +169,7 @@ def draw_lesion(scene: Scene, rng: np.random.Generator) -> Drawn:
     mask = np.zeros(scene.shape, np.uint8)
     mass = rng.random() < 0.4
     for _ in range(1 if mass else int(rng.integers(1, 4))):
-        side = (RIGHT, LEFT)[rng.integers(2)]
+        side = SIDES[rng.integers(2)]
         radius = rng.uniform(0.13, 0.2) if mass else rng.uniform(0.06, 0.11)
         centre = (side * rng.uniform(0.38, 0.78), rng.uniform(-0.5, 0.45))
         ball = _cut(scene.frame.fill(_blob(centre, (radius, radius), rng, 0.06)), scene.visible[side])
@@ -181,7 +181,7 @@ def draw_lesion(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def draw_pneumothorax(scene: Scene, rng: np.random.Generator) -> Drawn:
     """The lung has sunk from the chest wall: a lucent crescent without vessels, and the pleura as a thin line."""
-    side, frame = (RIGHT, LEFT)[rng.integers(2)], scene.frame
+    side, frame = SIDES[rng.integers(2)], scene.frame
     outline = scene.chest.lungs[side]
     sunk = outline * (rng.uniform(0.84, 0.95), 1)
     top = outline[:, 1].min()
@@ -202,8 +202,8 @@ def draw_pneumothorax(scene: Scene, rng: np.random.Generator) -> Drawn:
 def draw_effusion(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Fluid that hides the dome and the angle under a meniscus that climbs the chest wall."""
     mask = np.zeros(scene.shape, np.uint8)
-    first = (RIGHT, LEFT)[rng.integers(2)]
-    for side in (RIGHT, LEFT) if rng.random() < 0.4 else (first,):
+    first = SIDES[rng.integers(2)]
+    for side in SIDES if rng.random() < 0.4 else (first,):
         angle = scene.chest.lungs[side][:, 1].max()
         level = (
             scene.chest.domes[side]
@@ -216,26 +216,26 @@ def draw_effusion(scene: Scene, rng: np.random.Generator) -> Drawn:
         body = np.stack([across, surface], 1)
         body = np.concatenate([body, [(1.06, angle + 0.2), (0.0, angle + 0.2)]]) * (side, 1)
         cavity = cv2.max(scene.lungs[side], scene.frame.fill(scene.chest.recesses[side]))
-        fluid = _cut(scene.frame.fill(body), cavity)
-        scene.air[side] *= 1 - scene.frame.blur(fluid, 0.02) * np.float32(0.93 / 255)
+        layer = scene.frame.fill(body)
+        fluid = _cut(layer, cavity)
+        scene.air[side] *= 1 - scene.frame.blur(layer, 0.02) * np.float32(0.93 / 255)
         scene.dense += scene.frame.blur(fluid, 0.03) * np.float32(0.05 / 255)
         mask = cv2.max(mask, cv2.subtract(fluid, _cut(fluid, scene.silhouette)))
     return Drawn(mask)
 
 
-def _wire(scene: Scene, drawn: Drawn, points, width: float, amount: float, hollow: bool = False) -> np.ndarray:
+def _wire(scene: Scene, drawn: Drawn, points, width: float, amount: float, *, is_hollow: bool = False) -> np.ndarray:
     path = spline(points, closed=False)
-    canvas = scene.frame.strokes([path], width)
-    if hollow:
-        scene.frame.strokes([path], width * 0.45, canvas, 110)
-    scene.dense += scene.frame.blur(canvas, 0.003) * np.float32(amount / 255)
+    canvas = scene.frame.strokes(path[None], width)
+    if is_hollow:
+        scene.frame.strokes(path[None], width * 0.45, canvas, 90)
+    scene.dense += scene.frame.blur(canvas, 0.004) * np.float32(amount / 255)
     drawn.outlines.append(ribbon(path, max(width, OUTLINED_BAND, OUTLINED_PIXELS / scene.frame.scale)))
     return path
 
 
-def _disc(scene: Scene, drawn: Drawn, centre, radii, amount: float) -> None:
-    outline = _blob(centre, radii, np.random.default_rng(0), 0.0)
-    scene.dense += scene.frame.blur(scene.frame.fill(outline), 0.004) * np.float32(amount / 255)
+def _plate(scene: Scene, drawn: Drawn, outline: np.ndarray, amount: float) -> None:
+    scene.dense += scene.frame.blur(scene.frame.fill(outline), 0.005) * np.float32(amount / 255)
     drawn.outlines.append(outline)
 
 
@@ -256,17 +256,19 @@ def draw_devices(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def _tubes(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
     tip = -0.08 - rng.uniform(0.05, 0.25)
-    _wire(scene, drawn, [(0.01, -1.6), (rng.normal(0, 0.02), -0.8), (scene.chest.shift, tip)], 0.06, 0.14, hollow=True)
+    _wire(
+        scene, drawn, [(0.01, -1.6), (rng.normal(0, 0.02), -0.8), (scene.chest.shift, tip)], 0.055, 0.11, is_hollow=True
+    )
 
 
 def _feeding_tube(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
     dome = scene.chest.domes[LEFT]
     points = [(-0.02, -1.6), (0.03, -0.7), (0.02, 0.1), (0.06, dome - 0.1), (0.2, dome + 0.12), (0.42, dome + 0.2)]
-    _wire(scene, drawn, np.array(points) + rng.normal(0, 0.02, (6, 2)), 0.022, 0.26)
+    _wire(scene, drawn, np.array(points) + rng.normal(0, 0.02, (6, 2)), 0.024, 0.15)
 
 
 def _line(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
-    side, cava = (RIGHT, LEFT)[rng.integers(2)], (-0.13 + scene.chest.shift, rng.uniform(0.0, 0.25))
+    side, cava = SIDES[rng.integers(2)], (-0.13 + scene.chest.shift, rng.uniform(0.0, 0.25))
     if rng.random() < 0.5:  # from the neck
         points = [
             (side * 0.30, -1.25),
@@ -284,46 +286,47 @@ def _line(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
             (-0.12, -0.35),
             cava,
         ]
-    path = _wire(scene, drawn, np.array(points) + rng.normal(0, 0.012, (len(points), 2)), 0.018, 0.26)
+    path = _wire(scene, drawn, np.array(points) + rng.normal(0, 0.012, (len(points), 2)), 0.016, 0.20)
     if rng.random() < 0.3:  # a port under the skin
-        _disc(scene, drawn, (side * 0.62, -0.42), (0.075, 0.075), 0.3)
-        _wire(scene, drawn, [(side * 0.62, -0.42), (side * 0.55, -0.6), path[len(path) // 2]], 0.018, 0.24)
+        _plate(scene, drawn, ellipse((side * 0.62, -0.42), (0.075, 0.075)), 0.2)
+        _wire(scene, drawn, [(side * 0.62, -0.42), (side * 0.55, -0.6), path[len(path) // 2]], 0.016, 0.17)
 
 
 def _pacemaker(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
     side, chest = (LEFT, RIGHT)[int(rng.random() < 0.15)], scene.chest
     box = np.array([side * rng.uniform(0.68, 0.8), -0.45 + rng.normal(0, 0.04)])
-    _disc(scene, drawn, box, (0.15, 0.125), 0.6)
-    start = box + [-side * 0.05, -0.12]
-    vein = [start, (side * 0.4, -0.62), (-0.08, -0.42), (-0.15, -0.05), (-0.16, 0.22)]
-    _wire(
-        scene, drawn, [*vein, (0.05, chest.domes[LEFT] - 0.05), (chest.left * 0.7, chest.domes[LEFT] - 0.1)], 0.02, 0.32
-    )
+    can = [(-0.9, -0.75), (-0.2, -1.0), (0.9, -0.7), (1.0, 0.1), (0.6, 0.85), (-0.3, 1.0), (-0.95, 0.6), (-1.0, 0.0)]
+    _plate(scene, drawn, box + spline(np.array(can) * (0.125 * side, 0.12)), 0.42)
+    start = box + [-side * 0.05, -0.11]
+    vein = [start, (side * 0.4, -0.60), (-0.08, -0.42), (-0.15, -0.05), (-0.16, 0.22)]
+    low = chest.domes[LEFT]
+    _wire(scene, drawn, [*vein, (0.0, low - 0.08), (chest.left * 0.65, low - 0.09)], 0.016, 0.24)
     if rng.random() < 0.6:
-        _wire(scene, drawn, [*vein[:4], (-0.2, 0.3), (-0.13, 0.16)], 0.02, 0.32)
+        _wire(scene, drawn, [*vein[:4], (-0.2, 0.28), (-0.12, 0.17)], 0.016, 0.24)
 
 
 def _chest_tube(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
-    side = (RIGHT, LEFT)[rng.integers(2)]
+    side = SIDES[rng.integers(2)]
     points = [(side * 1.25, 0.55), (side * 0.93, 0.32), (side * 0.6, -0.1), (side * rng.uniform(0.3, 0.5), -0.5)]
-    _wire(scene, drawn, points, 0.055, 0.2, hollow=True)
+    _wire(scene, drawn, points, 0.05, 0.14, is_hollow=True)
 
 
 def _electrodes(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
     for x, y in ((-0.75, -0.55), (0.75, -0.55), (0.85, 0.62)):
         place = np.array([x, y]) + rng.normal(0, 0.07, 2)
-        _disc(scene, drawn, place, (0.05, 0.05), 0.28)
+        _plate(scene, drawn, ellipse(place, (0.045, 0.045)), 0.16)
         away = np.array(
             [place, place + [0.1, 0.25], place + [rng.normal(0, 0.3), 0.7], place + [rng.normal(0, 0.3), 1.6]]
         )
-        _wire(scene, drawn, away, 0.016, 0.2)
+        _wire(scene, drawn, away, 0.012, 0.15)
 
 
 def _sternotomy(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
     for k in range(5):
         y, x = -0.42 + 0.19 * k, scene.chest.shift + rng.normal(0, 0.012)
-        loop = [(x - 0.05, y + 0.02), (x, y - 0.025), (x + 0.05, y + 0.015), (x, y + 0.03), (x - 0.04, y + 0.01)]
-        _wire(scene, drawn, loop, 0.014, 0.3)
+        loop = spline([(x - 0.045, y), (x - 0.01, y - 0.03), (x + 0.045, y + 0.005), (x, y + 0.028)])
+        _wire(scene, Drawn(), loop, 0.010, 0.24)
+        drawn.outlines.append(loop + (loop - loop.mean(0)) * 0.25)
 
 
 DRAW: dict[str, Callable[[Scene, np.random.Generator], Drawn]] = {
@@ -344,7 +347,7 @@ def imagined(task: str, scene: Scene, rng: np.random.Generator) -> Drawn:
     """What a reader outlines where there is nothing."""
     if task in (HEART, MEDIASTINUM):
         return DRAW[task](scene, rng)
-    side = (RIGHT, LEFT)[rng.integers(2)]
+    side = SIDES[rng.integers(2)]
     if task == DEVICES:
         return Drawn(outlines=[ribbon(np.array([(side * 0.2, -0.8), (side * 0.17, -0.5), (side * 0.16, -0.1)]), 0.04)])
     centre = (side * rng.uniform(0.4, 0.8), rng.uniform(-0.4, 0.6))
@@ -353,6 +356,6 @@ def imagined(task: str, scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def thicken_pleura(scene: Scene, rng: np.random.Generator) -> None:
     """Pleural Other: a rind along one chest wall."""
-    side = (RIGHT, LEFT)[rng.integers(2)]
+    side = SIDES[rng.integers(2)]
     lateral = np.clip((scene.x * side - 0.5) * 4, 0, 1) * (scene.depths[side] < np.float32(rng.uniform(0.03, 0.06)))
     scene.air[side] *= 1 - lateral * np.float32(0.7)
