@@ -1,12 +1,14 @@
 """Phantom X-rays in CheXpert's and CheXlocalize's layout: pictures, what two readers outline in them, and the files.
 
-The patients are in `phantom_patients`, the picture in `phantom_anatomy`, `phantom_findings` and `phantom_film`.
+The patients are in `phantom_patients`; `phantom_anatomy` and `phantom_findings` say what the beam meets, drawn with
+`phantom_canvas`, and `phantom_film` makes the picture.
 """
 
 import csv
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +17,35 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from chexseg import phantom_anatomy, phantom_film, phantom_findings, phantom_patients, provenance, shards
+from chexseg import (
+    phantom_anatomy,
+    phantom_canvas,
+    phantom_film,
+    phantom_findings,
+    phantom_patients,
+    provenance,
+    shards,
+)
 from chexseg.errors import DataError
-from chexseg.phantom_anatomy import Frame, Scene
-from chexseg.phantom_findings import DEVICES, OPACITIES, OPACITY, TASKS, Drawn
-from chexseg.phantom_patients import COLUMNS, SPLITS, Spec, View, labels, stream, views
+from chexseg.phantom_anatomy import Scene
+from chexseg.phantom_canvas import Frame, noise
+from chexseg.phantom_findings import Drawn
+from chexseg.phantom_patients import (
+    COLUMNS,
+    DEVICES,
+    OPACITIES,
+    OPACITY,
+    SPLITS,
+    TASKS,
+    Spec,
+    View,
+    labels,
+    stream,
+    views,
+)
 
 log = logging.getLogger(__name__)
+PARTS = (phantom_patients, phantom_canvas, phantom_anatomy, phantom_findings, phantom_film)
 # Real annotation files use either name of two tasks: the validation file here says these.
 VALID_NAMES = {OPACITY: "Lung Opacity", DEVICES: "Support Device"}
 JPEG_QUALITY = 90
@@ -53,7 +77,7 @@ def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene |
     """The picture (H, W) uint8, what was drawn for every task (frontal views), and the factor of its outlines."""
     frame, factor = frame_of(view, size)
     study, rng = view.study, stream(view.key, 4)
-    chest = phantom_findings.build_chest(study.patient, study.ap, study.present, stream(view.key[:4], 5))
+    chest = phantom_patients.build_chest(study.patient, study.ap, study.present, stream(view.key[:4], 5))
     build = study.patient.build
     if not view.is_frontal:
         total = phantom_film.lateral(chest, frame, OPACITY in study.present, rng)
@@ -104,7 +128,7 @@ def _redraw(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
     outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
     reach = float(inside.max())
-    shake = phantom_anatomy.noise(rng, mask.shape, 9) * np.float32(0.22 * reach)
+    shake = noise(rng, mask.shape, 9) * np.float32(0.22 * reach)
     again = inside - outside + shake + np.float32(reach * rng.normal(0.02, 0.14)) > 0
     dx, dy = np.round(rng.normal(0, 0.12 * reach, 2)).astype(int)
     shift = np.array([[1.0, 0, dx], [0, 1.0, dy]])
@@ -180,9 +204,7 @@ def generate(spec: Spec, out_dir: Path, gt_dir: Path, *, num_workers: int = 0, o
     DataError where either folder holds a set of other arguments (unless `overwrite`) or files this never made.
     """
     root = out_dir / "CheXpert"
-    record = provenance.describe(
-        asdict(spec), code=(phantom_anatomy, phantom_film, phantom_findings, phantom_patients, _this_module())
-    )
+    record = provenance.describe(asdict(spec), code=(*PARTS, sys.modules[__name__]))
     with shards.locked(root / ".phantom.lock"):
         finished = _claim(root, gt_dir, record, overwrite)
         files = {}
@@ -192,12 +214,6 @@ def generate(spec: Spec, out_dir: Path, gt_dir: Path, *, num_workers: int = 0, o
         record |= {"fingerprint": provenance.fingerprint(record), "files": files}
         for folder in (root, gt_dir):
             provenance.write(_manifest(folder), record)
-
-
-def _this_module():
-    import sys
-
-    return sys.modules[__name__]
 
 
 def _manifest(folder: Path) -> Path:

@@ -1,11 +1,6 @@
-"""The phantom's body: outlines of a chest that differ from patient to patient, and the picture an X-ray makes of it.
+"""The phantom's body: outlines of a chest that differ from patient to patient, and what they do to an X-ray beam.
 
-Body coordinates: x = 0 at the spine and 1 at the inner chest wall of the patient's left (the image's right); y = 0 at
-the carina, about -0.8 at the apices and 0.65 at the domes of the diaphragm. Fields are attenuations along the beam:
-they add up, and the film answers with a curve. Nothing here knows of labels or files (see `phantom`).
-
-Full-size arithmetic is + - * / sqrt in float32, OpenCV's integer kernels and table look-ups, and no transcendental
-function: these give the same bits whatever vector unit the machine has, so the same seed gives the same JPEG.
+Fields are attenuations along the beam: they add up, and the film (`phantom_film`) answers with a curve.
 """
 
 from dataclasses import dataclass, field
@@ -13,8 +8,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-RIGHT, LEFT = SIDES = -1, 1  # the patient's sides, as signs of x
-SUBPIXEL = 4  # bits of OpenCV's fixed-point coordinates
+from chexseg.phantom_canvas import LEFT, RIGHT, SIDES, Frame, bulge, ellipse, mirrored, noise, ribbon, spline, unit
 
 
 @dataclass(frozen=True)
@@ -25,102 +19,6 @@ class Patient:
     age: int
     build: float  # 0 lean ... 1 obese
     shape: tuple[float, ...]  # eight unit normals that bend the outlines
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The image's size and the affine map (2, 3) from body coordinates to pixels; `scale` in pixels a body unit."""
-
-    height: int
-    width: int
-    matrix: np.ndarray
-    scale: float
-
-    def pixels(self, points: np.ndarray) -> np.ndarray:
-        """(..., 2) body -> (..., 2) pixels, float64."""
-        (a, b, p), (c, d, q) = self.matrix
-        x, y = points[..., 0], points[..., 1]
-        return np.stack([a * x + b * y + p, c * x + d * y + q], axis=-1)
-
-    def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Body coordinates x, y (H, W) float32 of the pixels."""
-        (a, b, p), (c, d, q) = self.matrix
-        det = a * d - b * c
-        col, row = np.arange(self.width)[None] - p, np.arange(self.height)[:, None] - q
-        return ((d * col - b * row) / det).astype(np.float32), ((a * row - c * col) / det).astype(np.float32)
-
-    def fill(self, outlines: np.ndarray, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
-        """Paint closed outlines (..., n, 2) on a (H, W) uint8 canvas, antialiased."""
-        canvas = self.blank() if canvas is None else canvas
-        for fixed in self._fixed(outlines):
-            cv2.fillPoly(canvas, [fixed], value, cv2.LINE_AA, SUBPIXEL)
-        return canvas
-
-    def strokes(self, paths, width: float, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
-        """Paint open paths (..., n, 2) of `width` body units, at least one pixel."""
-        canvas = self.blank() if canvas is None else canvas
-        thickness = max(1, round(width * self.scale))
-        cv2.polylines(canvas, list(self._fixed(paths)), False, value, thickness, cv2.LINE_AA, SUBPIXEL)
-        return canvas
-
-    def blank(self) -> np.ndarray:
-        return np.zeros((self.height, self.width), np.uint8)
-
-    def _fixed(self, points) -> np.ndarray:
-        points = np.asarray(points, np.float64)
-        fixed = np.round(self.pixels(points) * (1 << SUBPIXEL)).astype(np.int32)
-        return fixed.reshape(-1, *points.shape[-2:])
-
-    def depth(self, mask: np.ndarray) -> np.ndarray:
-        """Distance (body units) of every pixel inside `mask` to its border; 0 outside."""
-        distance = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 5)
-        return distance * np.float32(1 / self.scale)
-
-    def blur(self, canvas: np.ndarray, sigma: float) -> np.ndarray:
-        """Gaussian blur of a uint8 canvas, `sigma` in body units; OpenCV's exact integer kernel."""
-        return cv2.GaussianBlur(canvas, (0, 0), max(sigma * self.scale, 0.3))
-
-
-def spline(points, closed: bool = True, per_segment: int = 10) -> np.ndarray:
-    """Catmull-Rom curves through control points (..., n, 2)."""
-    p = np.asarray(points, np.float64)
-    before = p[..., -1:, :] if closed else 2 * p[..., :1, :] - p[..., 1:2, :]
-    after = p[..., :2, :] if closed else 2 * p[..., -1:, :] - p[..., -2:-1, :]
-    q = np.concatenate([before, p, after], axis=-2)
-    t = (np.arange(per_segment) / per_segment)[:, None]
-    a, b, c, d = (q[..., i : q.shape[-2] - 3 + i, None, :] for i in range(4))
-    curve = (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3) / 2
-    curve = curve.reshape(*p.shape[:-2], -1, 2)
-    return curve if closed else np.concatenate([curve, p[..., -1:, :]], axis=-2)
-
-
-def ribbon(path: np.ndarray, width) -> np.ndarray:
-    """Outlines (..., 2 n, 2) of bands of `width` (a number or one per point) around open paths (..., n, 2)."""
-    ends = 2 * path[..., :1, :] - path[..., 1:2, :], path, 2 * path[..., -1:, :] - path[..., -2:-1, :]
-    around = np.concatenate(ends, axis=-2)
-    tangent = around[..., 2:, :] - around[..., :-2, :]
-    normal = tangent[..., ::-1] * (-1, 1) / np.maximum(np.sqrt((tangent**2).sum(-1, keepdims=True)), 1e-9)
-    half = normal * (np.broadcast_to(width, path.shape[:-1])[..., None] / 2)
-    return np.concatenate([path + half, (path - half)[..., ::-1, :]], axis=-2)
-
-
-def noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
-    """Smooth noise (H, W) float32, about unit variance: a cubic B-spline over `cells` random cells along each side."""
-    grid = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32) * np.float32(2.08)
-    for axis, length in enumerate(shape):
-        position = np.arange(length) * (cells / length)
-        start = position.astype(int)
-        t = (position - start).astype(np.float32)
-        weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (1 + 3 * t + 3 * t**2 - 3 * t**3) / 6, t**3 / 6)
-        along = (-1, 1) if axis == 0 else (1, -1)
-        grid = sum(w.astype(np.float32).reshape(along) * grid.take(start + k, axis) for k, w in enumerate(weights))
-    return grid
-
-
-def bulge(depth: np.ndarray, radius: float) -> np.ndarray:
-    """Thickness of a round-edged body: 0 at its border, 1 from `radius` inwards."""
-    t = np.minimum(depth * np.float32(1 / radius), np.float32(1))
-    return np.sqrt(t * (2 - t))
 
 
 @dataclass
@@ -219,21 +117,6 @@ class Scene:
         return aerated + self.vascular * np.minimum(lung * 2, 1) + self.dense * np.minimum(body * 2, 1)
 
 
-def unit(canvas: np.ndarray) -> np.ndarray:
-    """uint8 -> float32 in 0..1."""
-    return canvas * np.float32(1 / 255)
-
-
-def ellipse(centre, radii, points: int = 32) -> np.ndarray:
-    angle = np.arange(points) * (2 * np.pi / points)
-    return np.stack([centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)], axis=1)
-
-
-def mirrored(points) -> np.ndarray:
-    """(n, 2) of the patient's left -> (2, n, 2) of both sides."""
-    return np.stack([np.asarray(points) * (s, 1) for s in SIDES])
-
-
 def _torso(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Soft tissue thickness: neck, shoulders, arms, flanks, breasts, abdomen."""
     chest, frame = scene.chest, scene.frame
@@ -288,29 +171,24 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
     width = 0.062 + 0.03 * np.linspace(-1, 1, paths.shape[1]) ** 2
     inner = 0.92 if chest.ap else 1.05
     blade = [(inner, -0.52), (inner - 0.06, -0.1), (inner + 0.06, 0.32), (inner + 0.2, -0.05), (inner + 0.34, -0.5)]
-    frame.fill(spline(mirrored(blade)), other, 60)
+    frame.fill(spline(mirrored(blade)), other, 60, apart=True)
     humerus = [(1.42, -0.62), (1.62, 0.2), (1.68, 1.0)] if chest.ap else [(1.45, -0.62), (1.75, -0.2), (2.0, 0.3)]
     frame.fill(ribbon(spline(mirrored(humerus), closed=False), 0.2), other, 150)
     frame.fill(mirrored(ellipse((1.38, -0.66), (0.16, 0.17))), other, 150)
     frame.fill(ribbon(paths, width), other, 190)
     frame.fill(ribbon(paths, width * 0.6), other, 140)
-    y = -1.6 + 0.145 * np.arange(32)[:, None]
-    half = 0.100 + 0.001 * np.arange(32)[:, None]
+    y = -1.6 + 0.145 * np.arange(24)[:, None]
+    half = 0.100 + 0.001 * np.arange(24)[:, None]
     x = half * (-1, 1, 0.88, 1, -1, -0.88) + chest.shift * 0.4
-    frame.fill(np.stack([x, y + (-0.055, -0.055, 0, 0.055, 0.055, 0)], -1), spine, 170)
-    for sign in SIDES:
-        frame.fill(
-            np.stack([0 * y + sign * np.array([0.055, 0.075, 0.075, 0.055]), y + (-0.03, -0.03, 0.015, 0.015)], -1),
-            spine,
-            230,
-        )
+    frame.fill(np.stack([x, y + (-0.055, -0.055, 0, 0.055, 0.055, 0)], -1), spine, 170, apart=True)
+    pedicle = np.stack([0 * y + (0.055, 0.075, 0.075, 0.055), y + (-0.03, -0.03, 0.015, 0.015)], -1)
+    frame.fill(np.stack([pedicle * (s, 1) for s in SIDES]), spine, 230, apart=True)
     tube = frame.strokes(np.stack(_bronchi(chest)[1:]), 0.05, frame.strokes(_bronchi(chest)[:1], 0.085))
     gas = frame.fill(ellipse((0.48, 0.10 + chest.domes[LEFT]), (0.16 + 0.03 * bend[4], 0.07 + 0.02 * bend[1])))
     mineral = np.float32(1.1 - 0.3 * old)
     bones = (unit(frame.blur(back, 0.007)) + unit(frame.blur(front, 0.008))) * (np.float32(0.135) * mineral)
-    bones += unit(frame.blur(other, 0.006)) * (np.float32(0.16) * mineral) + unit(
-        frame.blur(spine, 0.010)
-    ) * np.float32(0.08)
+    bones += unit(frame.blur(other, 0.006)) * (np.float32(0.16) * mineral)
+    bones += unit(frame.blur(spine, 0.010)) * np.float32(0.08)
     bones -= unit(frame.blur(tube, 0.012)) * np.float32(0.13)
     return bones - unit(frame.blur(gas, 0.015)) * np.float32(rng.choice([0.0, 0.10, 0.22]))
 

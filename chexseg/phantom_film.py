@@ -3,7 +3,8 @@
 import cv2
 import numpy as np
 
-from chexseg.phantom_anatomy import LEFT, Chest, Frame, bulge, noise, ribbon, spline, unit
+from chexseg.phantom_anatomy import Chest
+from chexseg.phantom_canvas import LEFT, Frame, bulge, noise, ribbon, spline, unit
 
 LEVELS = 2048  # steps of the film's curve per unit of attenuation
 
@@ -16,7 +17,9 @@ def develop(total: np.ndarray, frame: Frame, build: float, rng: np.random.Genera
     veil = unit(cv2.resize(veil, total.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)) * np.float32(255 / 160)
     share = rng.uniform(0.08, 0.16 + 0.1 * build)
     total = total * np.float32(1 - share) + veil * np.float32(share)
-    grain = rng.standard_normal(total.shape, dtype=np.float32)
+    # Three random bytes a pixel, summed: all but normal, at a third of the time.
+    raw = np.frombuffer(rng.bytes(3 * total.size), np.uint8).reshape(3, *total.shape)
+    grain = (raw[0].astype(np.float32) + raw[1] + raw[2] - np.float32(382.5)) * np.float32(1 / 128)
     grain[1:] += grain[:-1] * np.float32(0.5)
     total += grain * (np.float32(rng.uniform(0.003, 0.011) * (1 + build)) * (0.3 + total))
     dark, bright, gamma = rng.uniform(0.10, 0.22), rng.uniform(1.05, 1.25), rng.uniform(0.62, 0.98)

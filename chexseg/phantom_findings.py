@@ -10,13 +10,21 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from chexseg.phantom_anatomy import LEFT, RIGHT, SIDES, Chest, Patient, Scene, bulge, ellipse, noise, ribbon, spline
+from chexseg.phantom_anatomy import Scene
+from chexseg.phantom_canvas import LEFT, RIGHT, SIDES, bulge, ellipse, noise, ribbon, spline
+from chexseg.phantom_patients import (
+    ATELECTASIS,
+    CONSOLIDATION,
+    DEVICES,
+    EDEMA,
+    EFFUSION,
+    HEART,
+    LESION,
+    MEDIASTINUM,
+    OPACITY,
+    PNEUMOTHORAX,
+)
 
-HEART, MEDIASTINUM, LESION, OPACITY = "Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Lesion", "Airspace Opacity"
-EDEMA, CONSOLIDATION, ATELECTASIS = "Edema", "Consolidation", "Atelectasis"
-PNEUMOTHORAX, EFFUSION, DEVICES = "Pneumothorax", "Pleural Effusion", "Support Devices"
-TASKS = (MEDIASTINUM, HEART, LESION, OPACITY, EDEMA, CONSOLIDATION, ATELECTASIS, PNEUMOTHORAX, EFFUSION, DEVICES)
-OPACITIES = (LESION, EDEMA, CONSOLIDATION, ATELECTASIS)  # each of them is an Airspace Opacity too
 OUTLINED_BAND, OUTLINED_PIXELS = 0.034, 4  # a device is outlined at least this wide (body units, pixels)
 
 
@@ -26,19 +34,6 @@ class Drawn:
 
     mask: np.ndarray | None = None
     outlines: list[np.ndarray] = field(default_factory=list)
-
-
-def build_chest(patient: Patient, ap: bool, present: frozenset[str], rng: np.random.Generator) -> Chest:
-    """A chest whose heart, mediastinum and domes suit the findings. Cardiothoracic ratio: normal up to 0.51 (AP films
-    magnify), enlarged from 0.55."""
-    ratio = rng.uniform(0.55, 0.68) if HEART in present else min(rng.normal(0.46 + 0.02 * ap, 0.025), 0.51)
-    right = 0.33 + 0.35 * (2 * ratio - 0.92) + rng.normal(0, 0.02)
-    wide = rng.uniform(1.35, 1.8) if MEDIASTINUM in present and (HEART not in present or rng.random() < 0.4) else None
-    widened = wide or rng.uniform(0.9, 1.1)
-    raised = rng.uniform(-0.03, 0.05, 2) + 0.05 * ap
-    if ATELECTASIS in present:
-        raised[rng.integers(2)] += rng.uniform(0.03, 0.12)  # volume loss
-    return Chest(patient, ap, right, 2 * ratio - right, widened, (raised[0], raised[1]), rng.normal(0, 0.02))
 
 
 def _cut(mask: np.ndarray, region: np.ndarray) -> np.ndarray:

@@ -9,22 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chexseg.phantom_anatomy import Patient
-from chexseg.phantom_findings import (
-    ATELECTASIS,
-    CONSOLIDATION,
-    DEVICES,
-    EDEMA,
-    EFFUSION,
-    HEART,
-    LESION,
-    MEDIASTINUM,
-    OPACITIES,
-    OPACITY,
-    PNEUMOTHORAX,
-    TASKS,
-)
+from chexseg.phantom_anatomy import Chest, Patient
 
+HEART, MEDIASTINUM, LESION, OPACITY = "Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Lesion", "Airspace Opacity"
+EDEMA, CONSOLIDATION, ATELECTASIS = "Edema", "Consolidation", "Atelectasis"
+PNEUMOTHORAX, EFFUSION, DEVICES = "Pneumothorax", "Pleural Effusion", "Support Devices"
+TASKS = (MEDIASTINUM, HEART, LESION, OPACITY, EDEMA, CONSOLIDATION, ATELECTASIS, PNEUMOTHORAX, EFFUSION, DEVICES)
+OPACITIES = (LESION, EDEMA, CONSOLIDATION, ATELECTASIS)  # each of them is an Airspace Opacity too
 PNEUMONIA, PLEURA, FRACTURE, NORMAL = "Pneumonia", "Pleural Other", "Fracture", "No Finding"
 # CheXpert's CSV order; its name for Airspace Opacity is Lung Opacity.
 COLUMNS = (NORMAL, MEDIASTINUM, HEART, "Lung Opacity", LESION, EDEMA, CONSOLIDATION, PNEUMONIA, ATELECTASIS)
@@ -184,3 +175,16 @@ def _mined(name: str, is_present: bool, rng: np.random.Generator) -> str:
             break
         chance -= probability
     return value
+
+
+def build_chest(patient: Patient, ap: bool, present: frozenset[str], rng: np.random.Generator) -> Chest:
+    """A chest whose heart, mediastinum and domes suit the findings. Cardiothoracic ratio: normal up to 0.51 (AP films
+    magnify), enlarged from 0.55."""
+    ratio = rng.uniform(0.55, 0.68) if HEART in present else min(rng.normal(0.46 + 0.02 * ap, 0.025), 0.51)
+    right = 0.33 + 0.35 * (2 * ratio - 0.92) + rng.normal(0, 0.02)
+    wide = rng.uniform(1.35, 1.8) if MEDIASTINUM in present and (HEART not in present or rng.random() < 0.4) else None
+    widened = wide or rng.uniform(0.9, 1.1)
+    raised = rng.uniform(-0.03, 0.05, 2) + 0.05 * ap
+    if ATELECTASIS in present:
+        raised[rng.integers(2)] += rng.uniform(0.03, 0.12)  # volume loss
+    return Chest(patient, ap, right, 2 * ratio - right, widened, (raised[0], raised[1]), rng.normal(0, 0.02))
