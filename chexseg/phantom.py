@@ -33,6 +33,7 @@ from chexseg.phantom_findings import Drawn
 from chexseg.phantom_patients import (
     COLUMNS,
     DEVICES,
+    EFFUSION,
     OPACITIES,
     OPACITY,
     SPLITS,
@@ -50,6 +51,7 @@ PARTS = (phantom_patients, phantom_canvas, phantom_anatomy, phantom_findings, ph
 VALID_NAMES = {OPACITY: "Lung Opacity", DEVICES: "Support Device"}
 JPEG_QUALITY = 90
 RENDER_AT_LEAST = 192  # pixels; smaller images are drawn at a multiple of their size and averaged
+SMALLEST_PART = 0.0004  # of the image: nobody outlines less
 BATCH = 8  # patients a worker takes at once
 RELEASE, TESTS = "CheXpert-v1.0", "test"  # folders below CheXpert/
 
@@ -87,6 +89,9 @@ def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene |
     for name, draw in phantom_findings.DRAW.items():
         if study.patchy if name == OPACITY else name in study.present:
             drawn[name] = draw(scene, stream(view.key, 100 + TASKS.index(name)))
+    if EFFUSION in drawn:  # what fluid hides cannot be outlined
+        for name in {OPACITY, *OPACITIES} & drawn.keys():
+            drawn[name] = Drawn(cv2.subtract(drawn[name].mask, drawn[EFFUSION].mask))
     if OPACITY in study.present:
         union = np.max([drawn[name].mask for name in (OPACITY, *OPACITIES) if name in drawn], axis=0)
         drawn[OPACITY] = Drawn(union)
@@ -110,7 +115,8 @@ def outline(drawn: Drawn, frame: Frame, factor: int, second: np.random.Generator
         if second is not None:
             mask = _redraw(mask, second)
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        contours = [c for c in contours if cv2.contourArea(c) >= 4 * factor * factor]
+        smallest = max(4 * factor * factor, SMALLEST_PART * mask.size)
+        contours = [c for c in contours if cv2.contourArea(c) >= smallest]
         polygons = [cv2.approxPolyDP(c, 0.5 * factor, True)[:, 0].astype(float) for c in contours]
     for points in drawn.outlines:
         if second is not None:

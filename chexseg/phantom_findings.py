@@ -40,11 +40,6 @@ def _cut(mask: np.ndarray, region: np.ndarray) -> np.ndarray:
     return cv2.min(mask, region)
 
 
-def _opaque(scene: Scene, mask: np.ndarray, side: int, share: float, sigma: float) -> None:
-    """Fill `share` of the air under `mask` with fluid or cells, with an edge of `sigma`."""
-    scene.air[side] *= 1 - scene.frame.blur(mask, sigma) * np.float32(share / 255)
-
-
 def _texture(scene: Scene, rng: np.random.Generator, cells: int) -> np.ndarray:
     return np.clip(1 + noise(rng, scene.shape, cells) * np.float32(0.3), 0.2, 1.5)
 
@@ -68,7 +63,7 @@ def draw_mediastinum(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def draw_edema(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Bilateral perihilar haze, patchy, with thick vessels; outlined where at least a third of its peak."""
-    mask = np.zeros(scene.shape, np.uint8)
+    mask = scene.frame.blank()
     strength = rng.uniform(0.45, 0.75)
     for side in SIDES:
         centre = scene.chest.hila[side]
@@ -90,38 +85,30 @@ def draw_edema(scene: Scene, rng: np.random.Generator) -> Drawn:
 def draw_consolidation(scene: Scene, rng: np.random.Generator) -> Drawn:
     """A dense lobe or part of one: sharp at its fissure, soft elsewhere, with air bronchograms."""
     side, frame = SIDES[rng.integers(2)], scene.frame
-    upper = rng.random() < 0.45
+    is_upper = rng.random() < 0.45
+    sign = -1 if is_upper else 1
     fissure = 0.10 + rng.normal(0, 0.04)
-    extent = rng.uniform(0.3, 0.55)
-    edge = np.array([(0.0, fissure + 0.02), (0.4, fissure), (0.75, fissure - 0.02), (1.2, fissure + 0.06)])
-    inner, outer = (0.0, rng.uniform(0.75, 1.1)) if rng.random() < 0.7 else (rng.uniform(0.2, 0.4), 1.1)
-    edge[:, 0] = np.linspace(inner, outer, 4)
-    far = fissure - extent if upper else fissure + extent + 0.05
-    rim = np.array([(outer, far + 0.05), ((inner + outer) / 2, far + rng.normal(0, 0.05)), (inner, far)])
-    lobe = np.concatenate([spline(edge, closed=False), spline(rim, closed=False)]) * (side, 1)
-    mask = _cut(frame.fill(lobe), scene.lungs[side])
-    soft = frame.blur(mask, 0.05)
-    beyond = frame.fill(
-        np.concatenate([spline(edge, closed=False), [(outer, 9 if upper else -9), (inner, 9 if upper else -9)]])
-        * (side, 1)
+    edge = spline(
+        [(-0.1, fissure + 0.03), (0.35, fissure), (0.7, fissure - 0.015), (1.2, fissure + 0.07)], closed=False
     )
-    soft = cv2.subtract(soft, beyond)
-    inside = frame.blur(soft, 0.006) * np.float32(rng.uniform(0.72, 0.9) / 255)
+    beyond = np.concatenate([edge, [(1.2, -9 * sign), (-0.1, -9 * sign)]]) * (side, 1)
+    centre = (side * rng.uniform(0.45, 0.7), fissure + sign * rng.uniform(0.08, 0.24))
+    lobe = _blob(centre, (rng.uniform(0.3, 0.5), rng.uniform(0.3, 0.46)), rng, 0.16)
+    mask = _cut(cv2.subtract(frame.fill(lobe), frame.fill(beyond)), scene.lungs[side])
+    soft = cv2.subtract(frame.blur(frame.fill(lobe), 0.05), frame.fill(beyond))
+    inside = frame.blur(soft, 0.006) * np.float32(rng.uniform(0.7, 0.88) / 255)
     scene.air[side] *= 1 - np.minimum(inside * _texture(scene, rng, 14), np.float32(0.95))
     root = np.array(scene.chest.hila[side])
-    centre = lobe.mean(0)
-    paths = [
-        np.stack([root, (root + centre) / 2 + rng.normal(0, 0.04, 2), centre + rng.normal(0, 0.15, 2)])
-        for _ in range(4)
-    ]
-    bronchi = _cut(frame.strokes([spline(p, closed=False) for p in paths], 0.016), mask)
+    ends = centre + rng.normal(0, 0.16, (4, 2))
+    paths = np.stack([np.tile(root, (4, 1)), (root + ends) / 2 + rng.normal(0, 0.04, (4, 2)), ends], axis=1)
+    bronchi = _cut(frame.strokes(spline(paths, closed=False), 0.016), mask)
     scene.dense -= frame.blur(bronchi, 0.006) * np.float32(0.08 / 255)
-    return Drawn(_cut(cv2.max(soft, mask), scene.visible[side]))
+    return Drawn(_cut(mask, scene.visible[side]))
 
 
 def draw_patchy(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Two to six patches that may run together."""
-    mask = np.zeros(scene.shape, np.uint8)
+    mask = scene.frame.blank()
     sides = ((RIGHT, LEFT) if rng.random() < 0.5 else (SIDES[rng.integers(2)],)) * int(rng.integers(1, 4))
     for side in sides:
         centre = (side * rng.uniform(0.35, 0.8), rng.uniform(-0.35, 0.55))
@@ -134,34 +121,36 @@ def draw_patchy(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 
 def draw_atelectasis(scene: Scene, rng: np.random.Generator) -> Drawn:
-    """One to three plates above the diaphragm, sometimes a wedge of collapse at the base."""
-    mask = np.zeros(scene.shape, np.uint8)
-    chest = scene.chest
+    """Plates above the diaphragm, or a wedge of collapse at the base, or both; the dome above them is raised."""
+    mask, chest, frame = scene.frame.blank(), scene.chest, scene.frame
     lifted = RIGHT if chest.raised[0] > chest.raised[1] else LEFT
-    for k in range(int(rng.integers(1, 4))):
+    has_wedge = rng.random() < 0.6
+    for k in range(int(rng.integers(1 - has_wedge, 4 - has_wedge))):
         side = lifted if k < 2 else -lifted
-        dome = chest.domes[side]
-        start = np.array([rng.uniform(0.28, 0.5), dome - rng.uniform(0.06, 0.3)])
-        end = start + [rng.uniform(0.28, 0.45), rng.normal(0.0, 0.07)]
+        start = np.array([rng.uniform(0.30, 0.45), chest.domes[side] - rng.uniform(0.08, 0.32)])
+        end = start + [rng.uniform(0.30, 0.50), rng.normal(0.03, 0.07)]
         path = spline(
-            np.stack([start, (start + end) / 2 + [0, rng.normal(-0.01, 0.015)], end]) * (side, 1), closed=False
+            np.stack([start, (start + end) / 2 + [0, rng.normal(-0.01, 0.02)], end]) * (side, 1), closed=False
         )
-        width = rng.uniform(0.03, 0.06) * (0.6 + 0.4 * np.sin(np.linspace(0.2, np.pi - 0.2, len(path))))
-        band = _cut(scene.frame.fill(ribbon(path, width)), scene.lungs[side])
-        scene.air[side] *= 1 - scene.frame.blur(band, 0.008) * np.float32(rng.uniform(0.6, 0.85) / 255)
-        mask = cv2.max(mask, _cut(scene.frame.fill(ribbon(path, width + 0.035)), scene.visible[side]))
-    if rng.random() < 0.4:
-        dome = chest.domes[lifted]
-        tip = np.array([(0.12, dome - rng.uniform(0.25, 0.4)), (0.2, dome + 0.1), (rng.uniform(0.5, 0.7), dome + 0.1)])
-        wedge = _cut(scene.frame.fill(tip * (lifted, 1)), scene.lungs[lifted])
-        _opaque(scene, wedge, lifted, rng.uniform(0.55, 0.75), 0.02)
-        mask = cv2.max(mask, _cut(wedge, scene.visible[lifted]))
+        width = rng.uniform(0.03, 0.06) * np.sin(np.linspace(0.3, np.pi - 0.3, len(path)))
+        band = frame.blur(frame.fill(ribbon(path, width)), 0.011)
+        scene.air[side] *= 1 - band * np.float32(rng.uniform(0.55, 0.8) / 255)
+        mask = cv2.max(mask, _cut(frame.fill(ribbon(path, width + 0.05)), scene.visible[side]))
+    if has_wedge:
+        dome, side = chest.domes[lifted], lifted
+        tip = (chest.left * 0.8 if side == LEFT else 0.25, dome - rng.uniform(0.32, 0.5))
+        far = (rng.uniform(0.75, 0.92), dome + 0.04)
+        wedge = [tip, ((tip[0] + far[0]) / 2 + 0.03, (tip[1] + far[1]) / 2), far, (0.5, dome + 0.12), (0.1, dome + 0.1)]
+        filled = _cut(frame.fill(spline(np.array(wedge) * (side, 1))), scene.lungs[side])
+        share = frame.blur(filled, 0.025) * _texture(scene, rng, 18) * np.float32(rng.uniform(0.5, 0.7) / 255)
+        scene.air[side] *= 1 - np.minimum(share, np.float32(0.9))
+        mask = cv2.max(mask, _cut(filled, scene.visible[side]))
     return Drawn(mask)
 
 
 def draw_lesion(scene: Scene, rng: np.random.Generator) -> Drawn:
     """One to three nodules or a mass, solid spheres with a slightly irregular border."""
-    mask = np.zeros(scene.shape, np.uint8)
+    mask = scene.frame.blank()
     mass = rng.random() < 0.4
     for _ in range(1 if mass else int(rng.integers(1, 4))):
         side = SIDES[rng.integers(2)]
@@ -196,7 +185,7 @@ def draw_pneumothorax(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def draw_effusion(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Fluid that hides the dome and the angle under a meniscus that climbs the chest wall."""
-    mask = np.zeros(scene.shape, np.uint8)
+    mask = scene.frame.blank()
     first = SIDES[rng.integers(2)]
     for side in SIDES if rng.random() < 0.4 else (first,):
         angle = scene.chest.lungs[side][:, 1].max()
