@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
 
     def evaluate(network, tally):
         probabilities = classification.predict(network, valid_set, args.batch_size, device)
-        aurocs = metrics.auroc_per_task(probabilities, valid_set.labels, spec.tasks)
+        aurocs = classification.aurocs(probabilities, valid_set.labels, spec.tasks)
         if not aurocs:
             raise DataError(f"{valid_csv}: no observation occurs both present and absent; AUROC cannot choose an epoch")
         return {"auroc": aurocs, "mean_auroc": sum(aurocs.values()) / len(aurocs)}
