@@ -52,6 +52,8 @@ VALID_NAMES = {OPACITY: "Lung Opacity", DEVICES: "Support Device"}
 JPEG_QUALITY = 90
 RENDER_AT_LEAST = 192  # pixels; smaller images are drawn at a multiple of their size and averaged
 SMALLEST_PART = 0.0004  # of the image: nobody outlines less
+STEADY = 0.18  # body units: the thickness from which on a reader's hand shakes no more
+MISSED, IMAGINED = 0.05, 0.02  # findings by the second reader
 BATCH = 8  # patients a worker takes at once
 RELEASE, TESTS = "CheXpert-v1.0", "test"  # folders below CheXpert/
 
@@ -85,6 +87,8 @@ def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene |
         total = phantom_film.lateral(chest, frame, OPACITY in study.present, rng)
         return _shrink(phantom_film.develop(total, frame, build, rng), factor), {}, None, factor
     scene = Scene(chest, frame, rng)
+    if phantom_patients.PLEURA in study.present:
+        phantom_findings.thicken_pleura(scene, stream(view.key, 7))
     drawn = {}
     for name, draw in phantom_findings.DRAW.items():
         if study.patchy if name == OPACITY else name in study.present:
@@ -113,14 +117,14 @@ def outline(drawn: Drawn, frame: Frame, factor: int, second: np.random.Generator
     if drawn.mask is not None:
         mask = frame.blur(drawn.mask, 0.014) > 127
         if second is not None:
-            mask = _redraw(mask, second)
+            mask = _redraw(mask, frame.scale, second)
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         smallest = max(4 * factor * factor, SMALLEST_PART * mask.size)
         contours = [c for c in contours if cv2.contourArea(c) >= smallest]
         polygons = [cv2.approxPolyDP(c, 0.5 * factor, True)[:, 0].astype(float) for c in contours]
     for points in drawn.outlines:
         if second is not None:
-            if second.random() < 0.12:
+            if second.random() < 2 * MISSED:
                 continue
             points = points + _shake(points, second)
         polygons.append(frame.pixels(points))
@@ -130,10 +134,10 @@ def outline(drawn: Drawn, frame: Frame, factor: int, second: np.random.Generator
     return [p.tolist() for p in scaled if len(p) > 2 and (np.ptp(p, axis=0) > 0).all()]
 
 
-def _redraw(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _redraw(mask: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
     outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
-    reach = float(inside.max())
+    reach = float(min(inside.max(), STEADY * scale))
     shake = noise(rng, mask.shape, 9) * np.float32(0.22 * reach)
     again = inside - outside + shake + np.float32(reach * rng.normal(0.02, 0.14)) > 0
     dx, dy = np.round(rng.normal(0, 0.12 * reach, 2)).astype(int)
@@ -157,9 +161,9 @@ def annotate(view: View, size: int) -> tuple[np.ndarray, dict[str, list], dict[s
     rng, second = stream(view.key, 6), {}
     for task in TASKS:
         own = np.random.Generator(np.random.PCG64(rng.integers(2**63)))
-        if task in drawn and own.random() > 0.06:
+        if task in drawn and own.random() > MISSED:
             second[task] = outline(drawn[task], scene.frame, factor, own)
-        elif task not in drawn and own.random() < 0.03:
+        elif task not in drawn and own.random() < IMAGINED:
             second[task] = outline(phantom_findings.imagined(task, scene, own), scene.frame, factor)
     return picture, {t: p for t, p in first.items() if p}, {t: p for t, p in second.items() if p}
 

@@ -97,14 +97,13 @@ class Scene:
         self.silhouette = frame.blur(outline, 0.006)
         # What the eye calls lung: the parts that the mediastinum does not cover.
         self.visible = {s: cv2.subtract(self.lungs[s], outline) for s in SIDES}
-        self.depths = {s: frame.depth(self.lungs[s]) for s in SIDES}
+        both = cv2.max(self.lungs[RIGHT], self.lungs[LEFT])
+        self.depth = frame.depth(both)
         covered = (0.62 + 0.33 * bulge(frame.depth(outline), 0.16)) * unit(self.silhouette)
-        recesses = unit(frame.blur(frame.fill(np.stack([chest.recesses[s] for s in SIDES])), 0.03))
-        self.air = {}
-        for side in SIDES:
-            inside = unit(frame.blur(self.lungs[side], 0.006)) * (0.45 + 0.55 * bulge(self.depths[side], 0.42))
-            self.air[side] = inside * (1 - covered)
-            self.air[side] += recesses * (self.x * side > 0) * np.float32(0.13)
+        recesses = frame.fill(np.stack([chest.recesses[s] for s in SIDES]))
+        air = unit(frame.blur(both, 0.006)) * (0.45 + 0.55 * bulge(self.depth, 0.42)) * (1 - covered)
+        air += unit(frame.blur(recesses, 0.03)) * np.float32(0.13)
+        self.air = {RIGHT: air * (self.x < 0), LEFT: air * (self.x >= 0)}
         # Scatter drowns the bones behind the heart.
         self.dense = _bones(chest, frame, rng) * (1 - np.float32(0.5) * covered) + covered * np.float32(0.03)
         self.vascular = _vessels(chest, frame, rng)
@@ -148,7 +147,7 @@ def _torso(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
     """Attenuation (H, W) of ribs, clavicles, shoulders and spine, less the gas of trachea and stomach."""
     bend, old = chest.patient.shape, (chest.patient.age - 20) / 70
-    back, front, other, spine = frame.blank(), frame.blank(), frame.blank(), frame.blank()
+    back, front, other, gas = frame.blank(), frame.blank(), frame.blank(), frame.blank()
     rib = np.arange(10)
     for side in SIDES:
         y = -0.80 + 0.165 * rib + rng.normal(0, 0.008, 10)
@@ -159,12 +158,18 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
         curves = spline(paths, closed=False, per_segment=6)
         for k in np.flatnonzero(rng.random(10) < 0.5)[: chest.fractures if side == chest.fracture_side else 0]:
             curves[k, 14:] += (0.0, 0.045)  # a step where the rib broke
-        _paint_ribs(frame, curves, 0.074, back, 215)
+        _paint_ribs(frame, curves, 0.074, back, 140)
         y, reach, drop = y[:7], reach[:7], drop[:7]
         level = (reach, y + drop + 0.08), (0.95 * reach, y + drop + 0.22), (0.76 * reach, y + drop + 0.35)
         end = 0.50 * reach, y + drop + 0.42 - 0.015 * rib[:7]
         paths = np.stack([np.stack(p, -1) for p in (*level, end)], axis=1) * (side, 1)
-        _paint_ribs(frame, spline(paths, closed=False, per_segment=6), 0.078, front, 150)
+        _paint_ribs(frame, spline(paths, closed=False, per_segment=6), 0.078, front, 98)
+    y = -1.6 + 0.145 * np.arange(24)[:, None]
+    half = 0.100 + 0.001 * np.arange(24)[:, None]
+    x = half * (-1, 1, 0.88, 1, -1, -0.88) + chest.shift * 0.4
+    frame.fill(np.stack([x, y + (-0.055, -0.055, 0, 0.055, 0.055, 0)], -1), other, 85, apart=True)
+    pedicle = np.stack([0 * y + (0.055, 0.075, 0.075, 0.055), y + (-0.03, -0.03, 0.015, 0.015)], -1)
+    frame.fill(np.stack([pedicle * (s, 1) for s in SIDES]), other, 115, apart=True)
     lift = 0.10 * chest.ap
     path = [(0.11, -0.50), (0.28, -0.56 - 0.4 * lift), (0.55, -0.62 - lift), (0.85, -0.66 - lift), (1.15, -0.78 - lift)]
     paths = spline(mirrored(path) + (chest.shift, 0.012 * bend[7]), closed=False)
@@ -177,20 +182,15 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
     frame.fill(mirrored(ellipse((1.38, -0.66), (0.16, 0.17))), other, 150)
     frame.fill(ribbon(paths, width), other, 190)
     frame.fill(ribbon(paths, width * 0.6), other, 140)
-    y = -1.6 + 0.145 * np.arange(24)[:, None]
-    half = 0.100 + 0.001 * np.arange(24)[:, None]
-    x = half * (-1, 1, 0.88, 1, -1, -0.88) + chest.shift * 0.4
-    frame.fill(np.stack([x, y + (-0.055, -0.055, 0, 0.055, 0.055, 0)], -1), spine, 170, apart=True)
-    pedicle = np.stack([0 * y + (0.055, 0.075, 0.075, 0.055), y + (-0.03, -0.03, 0.015, 0.015)], -1)
-    frame.fill(np.stack([pedicle * (s, 1) for s in SIDES]), spine, 230, apart=True)
-    tube = frame.strokes(np.stack(_bronchi(chest)[1:]), 0.05, frame.strokes(_bronchi(chest)[:1], 0.085))
-    gas = frame.fill(ellipse((0.48, 0.10 + chest.domes[LEFT]), (0.16 + 0.03 * bend[4], 0.07 + 0.02 * bend[1])))
+    amount = rng.choice([0, 110, 255])
+    bubble = ellipse((0.48, 0.10 + chest.domes[LEFT]), (0.16 + 0.03 * bend[4], 0.07 + 0.02 * bend[1]))
+    frame.fill(bubble, gas, int(amount))
+    trachea, *bronchi = _bronchi(chest)
+    frame.strokes(np.stack(bronchi), 0.05, frame.strokes(trachea[None], 0.085, gas, 150), 150)
     mineral = np.float32(1.1 - 0.3 * old)
-    bones = (unit(frame.blur(back, 0.007)) + unit(frame.blur(front, 0.008))) * (np.float32(0.135) * mineral)
-    bones += unit(frame.blur(other, 0.006)) * (np.float32(0.16) * mineral)
-    bones += unit(frame.blur(spine, 0.010)) * np.float32(0.08)
-    bones -= unit(frame.blur(tube, 0.012)) * np.float32(0.13)
-    return bones - unit(frame.blur(gas, 0.015)) * np.float32(rng.choice([0.0, 0.10, 0.22]))
+    bones = unit(frame.blur(cv2.add(back, front), 0.0075)) * (np.float32(0.207) * mineral)
+    bones += unit(frame.blur(other, 0.007)) * (np.float32(0.16) * mineral)
+    return bones - unit(frame.blur(gas, 0.012)) * np.float32(0.22)
 
 
 def _bronchi(chest: Chest) -> list[np.ndarray]:
@@ -208,7 +208,7 @@ def _paint_ribs(frame: Frame, paths: np.ndarray, width: float, canvas: np.ndarra
 
 def _vessels(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
     """Attenuation (H, W) of arteries and veins that branch from the hila, and of the lung's fine structure."""
-    canvas, count = frame.blank(), 13
+    canvas, count = frame.blank(), 12
     for side in SIDES:
         start = np.array(chest.hila[side]) + rng.normal(0, (0.02, 0.05), (count, 2))
         angle = np.concatenate([rng.uniform(-1.5, 0.0, 5), rng.uniform(0.1, 1.45, count - 5)])
@@ -220,7 +220,7 @@ def _vessels(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray
             paths = start[:, None] + np.concatenate([np.zeros((len(angle), 1, 2)), step.cumsum(1)], 1)
             frame.strokes(paths, width, canvas, value)
             fork = rng.normal(0.36, 0.15, (2, len(angle))) * [[1], [-1]]
-            keep = rng.random(2 * len(angle)) < 0.85
+            keep = rng.random(2 * len(angle)) < 0.8
             start = np.tile(paths[:, -1], (2, 1))[keep]
             angle = (heading[:, -1] + fork).reshape(-1)[keep]
             length = (np.tile(length, 2) * rng.uniform(0.6, 0.95, 2 * len(length)))[keep]
@@ -230,8 +230,5 @@ def _vessels(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray
             canvas,
             190,
         )
-    cells = max(canvas.shape) // 8
-    fine = noise(rng, canvas.shape, cells) * np.float32(0.008) + noise(rng, canvas.shape, cells // 3) * np.float32(
-        0.007
-    )
+    fine = noise(rng, canvas.shape, max(canvas.shape) // 8, octaves=2) * np.float32(0.008)
     return unit(frame.blur(canvas, 0.009)) * np.float32(0.13) + fine

@@ -37,9 +37,10 @@ class Frame:
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Body coordinates x, y (H, W) float32 of the pixels."""
         (a, b, p), (c, d, q) = self.matrix
-        det = a * d - b * c
         col, row = np.arange(self.width)[None] - p, np.arange(self.height)[:, None] - q
-        return ((d * col - b * row) / det).astype(np.float32), ((a * row - c * col) / det).astype(np.float32)
+        col, row = col / (a * d - b * c), row / (a * d - b * c)
+        x = (d * col).astype(np.float32) - (b * row).astype(np.float32)
+        return x, (a * row).astype(np.float32) - (c * col).astype(np.float32)
 
     def fill(
         self, outlines: np.ndarray, canvas: np.ndarray | None = None, value: int = 255, *, apart=False
@@ -105,9 +106,12 @@ def ribbon(path: np.ndarray, width) -> np.ndarray:
     return np.concatenate([path + half, (path - half)[..., ::-1, :]], axis=-2)
 
 
-def noise(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> np.ndarray:
-    """Smooth noise (H, W) float32, about unit variance: a cubic B-spline over `cells` random cells along each side."""
+def noise(rng: np.random.Generator, shape: tuple[int, int], cells: int, octaves: int = 1) -> np.ndarray:
+    """Smooth noise (H, W) float32, about unit variance: a cubic B-spline over `cells` random cells along each side,
+    with a three times coarser one added for each further octave."""
     grid = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32) * np.float32(2.08)
+    if octaves > 1:
+        grid += noise(rng, grid.shape, max(1, cells // 3), octaves - 1)
     for axis in (1, 0):  # the long axis last: its rows are contiguous
         position = np.arange(shape[axis]) * (cells / shape[axis])
         start = position.astype(int)

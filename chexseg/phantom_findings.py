@@ -63,20 +63,19 @@ def draw_mediastinum(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def draw_edema(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Bilateral perihilar haze, patchy, with thick vessels; outlined where at least a third of its peak."""
-    mask = scene.frame.blank()
-    strength = rng.uniform(0.45, 0.75)
+    mask, core = scene.frame.blank(), scene.frame.blank()
+    strength = np.float32(rng.uniform(0.45, 0.75))
+    ragged = 0.38 + noise(rng, scene.shape, 9) * np.float32(0.07)
+    patches = _texture(scene, rng, 26)
     for side in SIDES:
-        centre = scene.chest.hila[side]
+        x, y = scene.chest.hila[side]
         reach = rng.uniform(0.36, 0.52, 2)
-        dx, dy = (
-            (scene.x - (centre[0] + side * 0.12)) / np.float32(reach[0]),
-            (scene.y - centre[1] - 0.12) / np.float32(1.25 * reach[1]),
-        )
-        squared = dx * dx + dy * dy
-        haze = np.maximum(1 - squared * (0.38 + noise(rng, scene.shape, 6) * np.float32(0.07)), 0)
-        haze = haze * haze * _texture(scene, rng, 26)
-        scene.air[side] *= 1 - np.minimum(haze * np.float32(strength), np.float32(0.9))
-        core = np.clip(1.6 * 255 * (haze - 0.08), 0, 255).astype(np.uint8)
+        dx = (scene.x - np.float32(x + side * 0.12)) * np.float32(1 / reach[0])
+        dy = (scene.y - np.float32(y + 0.12)) * np.float32(0.8 / reach[1])
+        haze = np.maximum(1 - (dx * dx + dy * dy) * ragged, 0)
+        haze *= haze * patches
+        scene.air[side] *= 1 - np.minimum(haze * strength, np.float32(0.9))
+        np.copyto(core, np.minimum(haze * np.float32(400), 255), casting="unsafe")
         mask = cv2.max(mask, _cut(scene.frame.blur(core, 0.05), scene.visible[side]))
     scene.vascular *= np.float32(1.35)
     return Drawn(mask)
@@ -157,8 +156,9 @@ def draw_lesion(scene: Scene, rng: np.random.Generator) -> Drawn:
         radius = rng.uniform(0.13, 0.2) if mass else rng.uniform(0.06, 0.11)
         centre = (side * rng.uniform(0.38, 0.78), rng.uniform(-0.5, 0.45))
         ball = _cut(scene.frame.fill(_blob(centre, (radius, radius), rng, 0.06)), scene.visible[side])
-        solid = bulge(scene.frame.depth(ball), radius) * np.float32(rng.uniform(0.75, 0.95))
-        scene.air[side] *= 1 - solid
+        solid = 0.4 + 0.6 * bulge(scene.frame.depth(ball), radius)
+        density = scene.frame.blur(ball, 0.014) * np.float32(rng.uniform(0.6, 0.9) / 255)
+        scene.air[side] *= 1 - density * solid
         mask = cv2.max(mask, ball)
     return Drawn(mask)
 
@@ -341,5 +341,5 @@ def imagined(task: str, scene: Scene, rng: np.random.Generator) -> Drawn:
 def thicken_pleura(scene: Scene, rng: np.random.Generator) -> None:
     """Pleural Other: a rind along one chest wall."""
     side = SIDES[rng.integers(2)]
-    lateral = np.clip((scene.x * side - 0.5) * 4, 0, 1) * (scene.depths[side] < np.float32(rng.uniform(0.03, 0.06)))
+    lateral = np.clip(scene.x * np.float32(4 * side) - 2, 0, 1) * (scene.depth < np.float32(rng.uniform(0.03, 0.06)))
     scene.air[side] *= 1 - lateral * np.float32(0.7)

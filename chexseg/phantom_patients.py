@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chexseg.phantom_anatomy import Chest, Patient
+from chexseg.phantom_canvas import LEFT, RIGHT
 
 HEART, MEDIASTINUM, LESION, OPACITY = "Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Lesion", "Airspace Opacity"
 EDEMA, CONSOLIDATION, ATELECTASIS = "Edema", "Consolidation", "Atelectasis"
@@ -121,13 +122,13 @@ def _study(patient: Patient, split: str, forced: str | None, rng: np.random.Gene
     add(EDEMA, 0.29 if ap else 0.06)
     add(HEART, (0.26 if EDEMA in present else 0.09) * rare)
     add(MEDIASTINUM, 1.0 if HEART in present else 0.08 * rare)
-    add(EFFUSION, (0.58 if EDEMA in present else 0.33) * (1 if ap else 0.7))
+    add(EFFUSION, (0.62 if EDEMA in present else 0.37) * (1 if ap else 0.7))
     add(ATELECTASIS, 0.27 if EFFUSION in present else 0.15)
     add(CONSOLIDATION, 0.075 * rare)
     add(LESION, 0.045 * rare)
     add(PNEUMOTHORAX, 0.09 * (1.0 if split == "train" else 1.2))
     add(DEVICES, 0.85 if PNEUMOTHORAX in present and ap else 0.58 if ap else 0.14)
-    patchy = bool(rng.random() < 0.13) or forced == OPACITY
+    patchy = bool(rng.random() < 0.12) or forced == OPACITY
     if patchy or present & set(OPACITIES):
         present.add(OPACITY)
     add(PNEUMONIA, 0.5 if CONSOLIDATION in present else 0.3 if patchy else 0)
@@ -187,4 +188,6 @@ def build_chest(patient: Patient, ap: bool, present: frozenset[str], rng: np.ran
     raised = rng.uniform(-0.03, 0.05, 2) + 0.05 * ap
     if ATELECTASIS in present:
         raised[rng.integers(2)] += rng.uniform(0.03, 0.12)  # volume loss
-    return Chest(patient, ap, right, 2 * ratio - right, widened, (raised[0], raised[1]), rng.normal(0, 0.02))
+    shift, side = float(rng.normal(0, 0.02)), (LEFT, RIGHT)[rng.integers(2)]
+    broken = int(rng.integers(1, 4)) if FRACTURE in present else 0
+    return Chest(patient, ap, right, 2 * ratio - right, widened, (raised[0], raised[1]), shift, broken, side)
