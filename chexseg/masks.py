@@ -1,0 +1,246 @@
+"""Binary masks: COCO run lengths, polygons, resizing, and masks thresholded from saliency maps.
+
+A mask on disk is `{"size": [h, w], "counts": "<COCO RLE>"}` (pycocotools). Files of masks are in `mask_files`,
+scores in `metrics`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco
+
+from chexseg.data import fit_shape
+from chexseg.errors import DataError
+
+PROTOCOLS = ("chexseg", "chexlocalize")
+MAX_UPSAMPLED = 1 << 24  # pixels upsampled at once: 64 MB of float32
+
+
+def encode(masks: np.ndarray) -> list[dict]:
+    """(T, h, w) masks, non-zero = inside -> T run-length masks."""
+    columns = np.asfortranarray(np.moveaxis(np.asarray(masks) != 0, 0, -1).astype(np.uint8))
+    return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in coco.encode(columns)]
+
+
+def empty(size: Sequence[int]) -> dict:
+    """The run-length mask of `size` (h, w) without a pixel."""
+    return encode(np.zeros((1, *size), np.uint8))[0]
+
+
+def decode(rles: Sequence[Mapping]) -> np.ndarray:
+    """T run-length masks of one size -> (T, h, w) uint8 in {0, 1}."""
+    return np.moveaxis(coco.decode(list(rles)), -1, 0)
+
+
+def check(rle: Mapping, where: str) -> dict:
+    """A mask in the one form that the rest of the code expects: size as two ints, counts as text.
+
+    Accepts counts as bytes and as an uncompressed list. Raises DataError, starting with `where`, for anything else,
+    and for run lengths that do not add up to the size (pycocotools would hang or read past the end on these).
+    """
+    try:
+        height, width = (int(n) for n in rle["size"])
+        counts = rle["counts"]
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise DataError(f"{where}: {str(rle)[:60]!r} is not a mask; expected size [h, w] and counts") from error
+    if height < 1 or width < 1:
+        raise DataError(f"{where}: a mask's size cannot be {height} x {width}")
+    if isinstance(counts, (list, tuple)):
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
+            raise DataError(f"{where}: its run lengths do not add up to {height} x {width}")
+        counts = coco.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii", "replace")
+    if not isinstance(counts, str):
+        raise DataError(f"{where}: counts of type {type(counts).__name__}; expected text or a list of numbers")
+    rle = {"size": [height, width], "counts": counts}
+    lengths = run_lengths(rle)
+    if lengths is None or lengths.min(initial=0) < 0 or lengths.sum() != height * width:
+        raise DataError(f"{where}: its run lengths are damaged: they do not add up to {height} x {width}")
+    return rle
+
+
+def run_lengths(rle: Mapping) -> np.ndarray | None:
+    """Lengths of the runs, column by column from the top left, the first of zeros; None where the text is no RLE.
+
+    The format is pycocotools' (maskApi.c, rleToString): base-32 digits from "0" on, low digit first, bit 5 = goes on,
+    bit 4 of the last digit = sign; from the fourth number on, the difference to the number two before.
+    """
+    counts = rle["counts"]
+    digits = np.frombuffer(counts.encode("latin-1", "replace") if isinstance(counts, str) else counts, np.uint8)
+    digits = digits.astype(np.int64) - 48
+    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+        return None
+    last = np.flatnonzero((digits & 32) == 0)
+    first = np.concatenate(([0], last[:-1] + 1))
+    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
+    if place.max() > 6:  # a number of more than 35 bits
+        return None
+    lengths = np.add.reduceat((digits & 31) << (5 * place), first)
+    lengths -= ((digits[last] & 16) != 0) * (np.int64(1) << (5 * (place[last] + 1)))
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    return lengths
+
+
+def area(rles: Sequence[Mapping]) -> np.ndarray:
+    """Pixels inside each mask, (T,) int64."""
+    return np.asarray(coco.area(list(rles)), np.int64).reshape(-1)
+
+
+def sample(rle: Mapping, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The mask at the grid of distinct, ascending `rows` (a,) and `columns` (b,): (a, b) uint8, at a cost of its runs,
+    not its pixels: a 2320 x 2828 mask is reduced to 320 x 320 without ever being decoded."""
+    height = rle["size"][0]
+    ends = np.cumsum(run_lengths(rle))
+    column, row = np.divmod(ends, height)
+    # How many grid points, column by column, lie before each run's end.
+    whole = np.searchsorted(columns, column)
+    begun = np.searchsorted(columns, column, "right") > whole
+    before = whole * len(rows) + begun * np.searchsorted(rows, row)
+    values = np.repeat(np.arange(len(ends), dtype=np.uint8) & 1, np.diff(before, prepend=0))
+    return values.reshape(len(columns), len(rows)).T
+
+
+def resize(rles: Sequence[Mapping], size: tuple[int, int]) -> np.ndarray:
+    """T masks -> (T, *size) uint8 by nearest neighbour, pixel centres aligned as when an image is resized.
+
+    Masks of one image may differ in size: each is stretched to `size`.
+    """
+    resized = np.zeros((len(rles), *size), np.uint8)
+    for target, rle in zip(resized, rles, strict=True):
+        # Distinct source rows and columns first, then their repeats: nothing to do when the mask shrinks.
+        (rows, again_y), (columns, again_x) = (
+            np.unique(nearest(n, m), return_inverse=True) for n, m in zip(size, rle["size"], strict=True)
+        )
+        small = sample(rle, rows, columns)
+        target[:] = small if small.shape == tuple(size) else small[again_y][:, again_x]
+    return resized
+
+
+def nearest(count: int, source: int) -> np.ndarray:
+    """The source index under the centre of each of `count` pixels that cover `source` pixels."""
+    return ((2 * np.arange(count, dtype=np.int64) + 1) * source) // (2 * count)
+
+
+def fit(rles: Sequence[Mapping], size: int) -> np.ndarray:
+    """T masks of one image -> (T, size, size) uint8, moved exactly as `data.fit_square` moves the image."""
+    square = np.zeros((len(rles), size, size), np.uint8)
+    if rles:
+        height, width = fit_shape(*rles[0]["size"], size)
+        square[:, :height, :width] = resize(rles, (height, width))
+    return square
+
+
+def from_polygons(polygons: Iterable[Sequence], size: Sequence[int], where: str = "polygons") -> np.ndarray:
+    """Union of the filled polygons, outlines included, as (h, w) uint8. A polygon is a list of (x, y) in pixels."""
+    height, width = size
+    canvas = Image.new("L", (int(width), int(height)))
+    draw = ImageDraw.Draw(canvas)
+    try:
+        for polygon in polygons:
+            points = [(float(x), float(y)) for x, y in polygon]
+            if not np.isfinite(points).all():
+                raise ValueError("a coordinate is not a number")
+            if len(points) == 1:
+                draw.point(points, 1)
+            elif points:
+                draw.polygon(points, outline=1, fill=1)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: not a list of polygons [[[x, y], ...], ...] ({error})") from error
+    return np.asarray(canvas)
+
+
+def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(T, h, w) float32 -> (T, *size), bilinear without corner alignment; what is not finite counts as 0."""
+    maps = torch.from_numpy(np.nan_to_num(np.asarray(maps, np.float32), nan=0.0, posinf=0.0, neginf=0.0))
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps.numpy()
+    return torch.nn.functional.interpolate(maps[None], tuple(size), mode="bilinear", align_corners=False)[0].numpy()
+
+
+def otsu(image: np.ndarray) -> np.ndarray:
+    """(h, w) uint8 -> (h, w) uint8: above Otsu's threshold, holes filled.
+
+    Filling the outer contours gives what PIL's polygon fill (outline included) gives for them, and the same as for
+    all contours (RETR_TREE, CheXlocalize): contours of holes and of islands in holes lie inside an outer one.
+    The original drops contours of a single pixel; here the pixel stays.
+    """
+    _, binary = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    contours, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    filled = np.zeros_like(binary)
+    cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
+    return filled
+
+
+def threshold_maps(
+    maps: np.ndarray,
+    size: tuple[int, int],
+    *,
+    protocol: str = "chexseg",
+    network_size: tuple[int, int] | None = None,
+    thresholds: np.ndarray | None = None,
+    probabilities: np.ndarray | None = None,
+    cutoffs: np.ndarray | None = None,
+) -> np.ndarray:
+    """Saliency maps (T, h, w) -> masks (T, *size) uint8.
+
+    network_size  upsample to this first: the original's maps on disk have the network's input size
+    protocol      `chexseg`: uint8(255 map), Otsu, filled outer contours; a map above 1 is clipped, not wrapped.
+                  `chexlocalize`: the map is stretched to 0..1 first, so that a faint one is treated like a strong one
+    thresholds    (T,) chexlocalize only: inside where the stretched map is above it; NaN = Otsu
+    cutoffs       (T,) chexlocalize only: a task whose probability is not above it gets an empty mask; NaN = none
+
+    A map that is zero throughout, or nowhere finite, gives an empty mask; under chexlocalize any constant map does.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    stretch = protocol == "chexlocalize"
+    finite = np.where(np.isfinite(maps), maps, 0)
+    present = finite.max((1, 2)) > (finite.min((1, 2)) if stretch else 0)
+    if stretch and cutoffs is not None:
+        present &= np.isnan(cutoffs) | (probabilities > cutoffs)
+    found = np.zeros((len(maps), *size), np.uint8)
+    rows = np.flatnonzero(present)
+    step = max(1, MAX_UPSAMPLED // (size[0] * size[1]))
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step]
+        large = upsample(upsample(maps[chunk], network_size) if network_size else maps[chunk], size)
+        if stretch:
+            low, high = large.min((1, 2), keepdims=True), large.max((1, 2), keepdims=True)
+            large = (large - low) / np.where(high > low, high - low, 1)
+        grey = (np.clip(large, 0, 1) * 255).astype(np.uint8)
+        for row, values, quantised in zip(chunk, large, grey, strict=True):
+            if stretch and thresholds is not None and not np.isnan(thresholds[row]):
+                found[row] = values > thresholds[row]
+            elif quantised.any():
+                found[row] = otsu(quantised)
+    return found
+
+
+def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Mapping[str, str]) -> np.ndarray:
+    """CheXlocalize's per-task CSV (`threshold,task` or `prob_threshold,mIoU,task`): `column` by task; NaN = none."""
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from error
+    for name in (column, "task"):
+        if name not in frame.columns:
+            raise DataError(f"{path}: no column {name!r}; expected {column} and task")
+    values = pd.to_numeric(frame[column], errors="coerce")
+    wrong = frame[column].notna() & values.isna()
+    if wrong.any():
+        raise DataError(
+            f"{path}: line {int(np.flatnonzero(wrong)[0]) + 2}: {frame[column][wrong].iloc[0]!r} is no number"
+        )
+    names = frame["task"].map(lambda name: aliases.get(name, name))
+    if names.duplicated().any():
+        raise DataError(f"{path}: {names[names.duplicated()].iloc[0]!r} occurs twice")
+    return pd.Series(values.to_numpy(), index=names).reindex(list(tasks)).to_numpy(np.float64)
