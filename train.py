@@ -23,7 +23,6 @@ from chexseg import (
     distributed,
     draws,
     losses,
-    metrics,
     models,
     provenance,
     tracking,

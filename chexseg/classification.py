@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from chexseg import cache, data, distributed, draws, provenance
+from chexseg import cache, data, distributed, draws, metrics, provenance
 from chexseg.cache import Sample, SampleCache
 from chexseg.draws import Draw
 from chexseg.models import Classifier
@@ -147,3 +147,10 @@ def predict(model: Classifier, dataset: LabelledImages, batch_size: int, device:
         logits = model.logits_from_features(model.features(data.normalise(pixels, model.spec.normalisation)))
         found[[draw.index for draw in batch]] = logits.sigmoid().double().cpu()
     return distributed.all_reduce_sum(found).numpy()
+
+
+def aurocs(probabilities: np.ndarray, labels: np.ndarray, tasks: Sequence[str]) -> dict[str, float]:
+    """AUROC of each task that occurs both present (1) and absent (0); other labels do not count."""
+    certain = np.where(np.isin(labels, (0, 1)), labels, np.nan)
+    scores = (metrics.auroc(p, y) for p, y in zip(probabilities.T, certain.T, strict=True))
+    return {task: score for task, score in zip(tasks, scores, strict=True) if not np.isnan(score)}
