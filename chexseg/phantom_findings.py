@@ -1,7 +1,7 @@
 """The ten findings: each changes a `Scene` so that the picture shows it, and says where a radiologist would outline it.
 
-A finding is a `Drawn`: a mask (H, W) uint8 or, for devices, outlines. Lung opacities follow CheXpert's
-label hierarchy: Airspace Opacity is the union of patchy opacity, edema, consolidation, atelectasis and lesions.
+Lung opacities follow CheXpert's label hierarchy: `phantom.render` makes Airspace Opacity the union of patchy opacity,
+edema, consolidation, atelectasis and lesions.
 """
 
 from collections.abc import Callable
@@ -51,6 +51,16 @@ def _blob(centre, radii, rng: np.random.Generator, rough: float = 0.12) -> np.nd
     return spline(
         np.stack([centre[0] + radii[0] * radius * np.cos(angle), centre[1] + radii[1] * radius * np.sin(angle)], 1)
     )
+
+
+def _place(scene: Scene, side: int, rng: np.random.Generator) -> tuple[float, float]:
+    """A point of the lung where the mediastinum does not hide what is there."""
+    for _ in range(20):
+        point = np.array([side * rng.uniform(0.3, 0.82), rng.uniform(-0.5, 0.55)])
+        column, row = scene.frame.pixels(point).astype(int)
+        if scene.visible[side][row, column] > 127:
+            break
+    return float(point[0]), float(point[1])
 
 
 def draw_heart(scene: Scene, rng: np.random.Generator) -> Drawn:
@@ -110,8 +120,7 @@ def draw_patchy(scene: Scene, rng: np.random.Generator) -> Drawn:
     mask = scene.frame.blank()
     sides = ((RIGHT, LEFT) if rng.random() < 0.5 else (SIDES[rng.integers(2)],)) * int(rng.integers(1, 4))
     for side in sides:
-        centre = (side * rng.uniform(0.35, 0.8), rng.uniform(-0.35, 0.55))
-        patch = scene.frame.fill(_blob(centre, rng.uniform(0.12, 0.26, 2), rng, 0.2))
+        patch = scene.frame.fill(_blob(_place(scene, side, rng), rng.uniform(0.12, 0.26, 2), rng, 0.2))
         patch = _cut(patch, scene.lungs[side])
         share = scene.frame.blur(patch, 0.045) * _texture(scene, rng, 22) * np.float32(rng.uniform(0.45, 0.75) / 255)
         scene.air[side] *= 1 - np.minimum(share, np.float32(0.9))
@@ -154,8 +163,7 @@ def draw_lesion(scene: Scene, rng: np.random.Generator) -> Drawn:
     for _ in range(1 if mass else int(rng.integers(1, 4))):
         side = SIDES[rng.integers(2)]
         radius = rng.uniform(0.13, 0.2) if mass else rng.uniform(0.06, 0.11)
-        centre = (side * rng.uniform(0.38, 0.78), rng.uniform(-0.5, 0.45))
-        ball = _cut(scene.frame.fill(_blob(centre, (radius, radius), rng, 0.06)), scene.visible[side])
+        ball = _cut(scene.frame.fill(_blob(_place(scene, side, rng), (radius, radius), rng, 0.06)), scene.visible[side])
         solid = 0.4 + 0.6 * bulge(scene.frame.depth(ball), radius)
         density = scene.frame.blur(ball, 0.014) * np.float32(rng.uniform(0.6, 0.9) / 255)
         scene.air[side] *= 1 - density * solid
@@ -189,11 +197,8 @@ def draw_effusion(scene: Scene, rng: np.random.Generator) -> Drawn:
     first = SIDES[rng.integers(2)]
     for side in SIDES if rng.random() < 0.4 else (first,):
         angle = scene.chest.lungs[side][:, 1].max()
-        level = (
-            scene.chest.domes[side]
-            - rng.choice([-0.12, 0.02, 0.2, 0.45], p=[0.3, 0.35, 0.25, 0.1])
-            + rng.normal(0, 0.03)
-        )
+        height = rng.choice([-0.12, 0.02, 0.2, 0.45], p=[0.3, 0.35, 0.25, 0.1]) + rng.normal(0, 0.03)
+        level = scene.chest.domes[side] - height
         climb = rng.uniform(0.14, 0.28)
         across = np.linspace(0.0, 1.06, 16)
         surface = level - climb * np.clip((across - 0.45) / 0.55, 0, None) ** 2.2 - 0.06 * (1 - across) ** 4
@@ -227,11 +232,8 @@ def draw_devices(scene: Scene, rng: np.random.Generator) -> Drawn:
     """One to four of: endotracheal tube, feeding tube, central line, port, pacemaker, chest tube, electrodes, wires."""
     drawn, chest = Drawn(), scene.chest
     kinds = [_tubes, _line, _pacemaker, _chest_tube, _electrodes, _feeding_tube, _sternotomy]
-    weights = (
-        np.array([0.2, 0.28, 0.14, 0.06, 0.18, 0.2, 0.1])
-        if chest.ap
-        else np.array([0, 0.3, 0.35, 0.02, 0.05, 0.02, 0.26])
-    )
+    bedside, walking = (0.2, 0.28, 0.14, 0.06, 0.18, 0.2, 0.1), (0, 0.3, 0.35, 0.02, 0.05, 0.02, 0.26)
+    weights = np.array(bedside if chest.ap else walking)
     count = 1 + rng.binomial(2, 0.45 if chest.ap else 0.15)
     for k in rng.choice(len(kinds), count, replace=False, p=weights / weights.sum()):
         kinds[k](scene, drawn, rng)
@@ -240,9 +242,8 @@ def draw_devices(scene: Scene, rng: np.random.Generator) -> Drawn:
 
 def _tubes(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
     tip = -0.08 - rng.uniform(0.05, 0.25)
-    _wire(
-        scene, drawn, [(0.01, -1.6), (rng.normal(0, 0.02), -0.8), (scene.chest.shift, tip)], 0.055, 0.11, is_hollow=True
-    )
+    points = [(0.01, -1.6), (rng.normal(0, 0.02), -0.8), (scene.chest.shift, tip)]
+    _wire(scene, drawn, points, 0.055, 0.11, is_hollow=True)
 
 
 def _feeding_tube(scene: Scene, drawn: Drawn, rng: np.random.Generator) -> None:
@@ -334,7 +335,7 @@ def imagined(task: str, scene: Scene, rng: np.random.Generator) -> Drawn:
     side = SIDES[rng.integers(2)]
     if task == DEVICES:
         return Drawn(outlines=[ribbon(np.array([(side * 0.2, -0.8), (side * 0.17, -0.5), (side * 0.16, -0.1)]), 0.04)])
-    centre = (side * rng.uniform(0.4, 0.8), rng.uniform(-0.4, 0.6))
+    centre = _place(scene, side, rng)
     return Drawn(_cut(scene.frame.fill(_blob(centre, rng.uniform(0.08, 0.16, 2), rng)), scene.visible[side]))
 
 
