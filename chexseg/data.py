@@ -91,6 +91,15 @@ def frontal(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~frame.index.str.contains("lateral")]
 
 
+def present(frame: pd.DataFrame, ids: Sequence[str], tasks: Sequence[str], *, uncertain: bool) -> np.ndarray:
+    """(N, T) bool: which findings the labels of `ids` say are there; uncertain ones (-1) only on request."""
+    missing = [name for name in ids if name not in frame.index]
+    if missing:
+        raise DataError(f"{missing[0]}: no labels for this image in the label file")
+    labels = frame.loc[list(ids), list(tasks)].to_numpy(np.float32)
+    return (labels == 1) | ((labels == -1) & uncertain)
+
+
 def csv_image_path(data_dir: Path, path: str) -> Path:
     """The image that a label file's `Path` names, below any of CheXpert's usual roots."""
     relative = Path(path)

@@ -225,24 +225,35 @@ def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int
     if num_workers == 0 or len(items) < 2:
         yield from map(function, items)
         return
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_single_threaded) as pool:
+    start = {"initializer": _start_worker, "initargs": (function,)}
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), **start) as pool:
         waiting, rest = deque(), iter(items)
         try:
             for item in islice(rest, 4 * num_workers):
-                waiting.append(pool.submit(function, item))
+                waiting.append(pool.submit(_call, item))
             while waiting:
                 result = waiting.popleft().result()
                 for item in islice(rest, 1):
-                    waiting.append(pool.submit(function, item))
+                    waiting.append(pool.submit(_call, item))
                 yield result
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def _single_threaded() -> None:
+_function: Callable | None = None
+
+
+def _start_worker(function: Callable) -> None:
+    """Once in each worker: take the function, which may be large, and leave the other cores to the other workers."""
+    global _function
     import cv2
     import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    _function = function
+
+
+def _call(item):
+    return _function(item)
