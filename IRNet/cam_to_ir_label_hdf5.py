@@ -82,9 +82,7 @@ def main(args: argparse.Namespace) -> None:
         write=hdf5_files.write_label_part,
         merge=partial(hdf5_files.merge_label_parts, tasks=train_set.tasks, count=len(ids), image_size=size),
         record=provenance.describe(
-            vars(args) | {"map_dir": None, "csv_path": None, "batch_size": None},
-            [train_set.path, path],
-            [crf, permutohedral, data, hdf5_files],
+            vars(args) | {"batch_size": None}, [train_set.path, path], [crf, permutohedral, data, hdf5_files]
         ),
         shard_size=args.shard_size,
         describe="relation labels",

@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
         process=lambda items: shards.ordered_map(function, items, args.num_workers),
         write=hdf5_files.write_train_part,
         merge=partial(hdf5_files.merge_train_parts, tasks=tasks, count=len(ids)),
-        record=provenance.describe(vars(args) | {"map_dir": None}, inputs, [data, hdf5_files]),
+        record=provenance.describe(vars(args), inputs, [data, hdf5_files]),
         shard_size=args.shard_size,
         describe="images and maps to HDF5",
         item_fingerprint=lambda name: provenance.stat_fingerprint(data.find_image(folder, name, "train")),

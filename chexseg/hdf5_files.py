@@ -1,6 +1,6 @@
 """The two HDF5 files that IRNet trains on, and reading them at random from any process.
 
-train_set: cxr_images (N, S, S) uint8, cxr_cams (N, T, h, w) float32 at the classifier's resolution, cxr_base_names (N,).
+train_set: cxr_images (N, S, S) uint8, cxr_cams (N, T, h, w) float32 at the network's resolution, cxr_base_names (N,).
 ir_labels: ir_labels (N, T, S, S) uint8 in {0 background, 1 foreground, 255 ignore}, compressed, one chunk per image and
 task. A chunk of a finding that is absent, all 255, is never written: it takes no space, and reading it no time.
 """

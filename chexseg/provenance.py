@@ -82,10 +82,14 @@ def versions() -> dict[str, str]:
 
 
 def describe(args: Mapping, inputs: Sequence[Path] = (), code: Iterable[ModuleType] = ()) -> dict:
-    """The record of a run: `args` (vars of a namespace), fingerprints of its input files, package and code versions."""
+    """The record of a run: `args` (vars of a namespace), fingerprints of its input files, package and code versions.
+
+    Arguments that are paths stand apart: what is in the files counts, not where they lie.
+    """
     return {
         "command": Path(sys.argv[0]).name,
-        "arguments": {key: _plain(value) for key, value in sorted(args.items())},
+        "arguments": {key: _plain(value) for key, value in sorted(args.items()) if not isinstance(value, Path)},
+        "paths": {key: str(value) for key, value in sorted(args.items()) if isinstance(value, Path)},
         "inputs": {str(path): file_fingerprint(path) for path in sorted({Path(p) for p in inputs if p is not None})},
         "versions": versions(),
         "code": code_version(code),
@@ -107,7 +111,7 @@ def fingerprint(record: Mapping, ignore: Sequence[str] = ()) -> str:
     but does not throw a week's work away.
     """
     skip = {*NEVER_MATTERS, *ignore}
-    arguments = {k: v for k, v in record["arguments"].items() if k not in skip}
+    arguments = {k: v for k, v in record["arguments"].items() if k not in skip and v is not None}
     parts = [arguments, sorted(record["inputs"].values()), record["code"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
