@@ -18,6 +18,8 @@ from chexseg.data import fit_shape
 from chexseg.errors import DataError
 
 PROTOCOLS = ("chexseg", "chexlocalize")
+_DIGITS = bytes(range(48, 48 + 64))
+_MAX_RUN = (1 << 32) - 1
 MAX_UPSAMPLED = 1 << 24  # pixels upsampled at once: 64 MB of float32
 
 
@@ -59,32 +61,53 @@ def check(rle: Mapping, where: str) -> dict:
     if not isinstance(counts, str):
         raise DataError(f"{where}: counts of type {type(counts).__name__}; expected text or a list of numbers")
     rle = {"size": [height, width], "counts": counts}
-    lengths = run_lengths(rle)
-    if lengths is None or lengths.min(initial=0) < 0 or lengths.sum() != height * width:
+    if _covered(rle) != height * width:
         raise DataError(f"{where}: its run lengths are damaged: they do not add up to {height} x {width}")
     return rle
 
 
-def run_lengths(rle: Mapping) -> np.ndarray | None:
-    """Lengths of the runs, column by column from the top left, the first of zeros; None where the text is no RLE.
+def _covered(rle: Mapping) -> int:
+    """Pixels that the runs add up to, -1 where the text is no RLE: those of the mask and of its complement, both
+    counted by pycocotools, ten times faster than NumPy adds the runs up.
+
+    The complement's runs are the mask's behind an empty one. From the fifth on their text is the same, because they
+    stand there as differences to the run two before.
+    """
+    counts = rle["counts"].encode("latin-1", "replace")
+    if counts.translate(None, _DIGITS) or not counts or counts[-1] - 48 & 32:
+        return -1
+    first, start = [0], 0
+    while start < len(counts) and len(first) < 4:
+        stop = start + 1
+        while counts[stop - 1] - 48 & 32:
+            stop += 1
+        value = sum((digit - 48 & 31) << 5 * place for place, digit in enumerate(counts[start:stop]))
+        first.append(value - ((counts[stop - 1] - 48 & 16) << 5 * (stop - start) - 4))
+        start = stop
+    if min(first) < 0 or max(first) > _MAX_RUN:
+        return -1
+    complement = coco.frPyObjects({"size": rle["size"], "counts": first}, *rle["size"])
+    return int(area([rle, {"size": rle["size"], "counts": complement["counts"] + counts[start:]}]).sum())
+
+
+def run_lengths(rle: Mapping) -> np.ndarray:
+    """Lengths of the runs, column by column from the top left, the first of zeros.
 
     The format is pycocotools' (maskApi.c, rleToString): base-32 digits from "0" on, low digit first, bit 5 = goes on,
     bit 4 of the last digit = sign; from the fourth number on, the difference to the number two before.
     """
-    counts = rle["counts"]
-    digits = np.frombuffer(counts.encode("latin-1", "replace") if isinstance(counts, str) else counts, np.uint8)
-    digits = digits.astype(np.int64) - 48
-    if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
-        return None
-    last = np.flatnonzero((digits & 32) == 0)
-    first = np.concatenate(([0], last[:-1] + 1))
-    place = np.arange(len(digits)) - np.repeat(first, last - first + 1)
-    if place.max() > 6:  # a number of more than 35 bits
-        return None
-    lengths = np.add.reduceat((digits & 31) << (5 * place), first)
-    lengths -= ((digits[last] & 16) != 0) * (np.int64(1) << (5 * (place[last] + 1)))
+    digits = np.frombuffer(rle["counts"].encode(), np.uint8) - np.uint8(48)
+    last = np.flatnonzero(digits < 32)
+    size = np.diff(last, prepend=-1)
+    low = digits & np.uint8(31)
+    lengths = (low[last] ^ np.uint8(16)).astype(np.int64) - 16  # bits 0 to 3 and the sign
+    for back in range(1, size.max()):
+        more = np.flatnonzero(size > back)
+        lengths[more] = lengths[more] * 32 + low[last[more] - back]
     lengths[1::2] = np.cumsum(lengths[1::2])
     lengths[2::2] = np.cumsum(lengths[2::2])
+    if lengths.min() < 0 or lengths.sum() != rle["size"][0] * rle["size"][1]:
+        raise DataError(f"a mask of {rle['size'][0]} x {rle['size'][1]} has damaged run lengths; make its file again")
     return lengths
 
 
