@@ -12,11 +12,27 @@ printed IoU is pooled: intersections and unions summed over the set, at the orig
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 import constants
-from chexseg import cli, data, distributed, prediction, provenance, segmentation, shards, training
+from chexseg import (
+    cli,
+    data,
+    distributed,
+    mask_files,
+    masks,
+    metrics,
+    prediction,
+    provenance,
+    segmentation,
+    shards,
+    training,
+)
 from chexseg.errors import DataError
+from chexseg.mask_files import MaskFile
 
 log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
@@ -67,7 +83,8 @@ def main(args: argparse.Namespace) -> None:
     thresholds_path = args.thresholds_path or args.model_path.parent / "thresholds.txt"
     thresholds = read_thresholds(thresholds_path, len(spec.tasks))
     truth_path = args.test_masks_path or constants.gt_dir() / "test_encoded.json"
-    ids = sorted(segmentation.read_masks(truth_path))
+    truth = MaskFile(truth_path, constants.ALIASES)
+    ids = sorted(truth)
     paths = {name: segmentation.locate(constants.data_dir(), name, SPLITS) for name in ids}
 
     def process(names):
@@ -89,29 +106,28 @@ def main(args: argparse.Namespace) -> None:
         args.output_path,
         ids,
         process=process,
-        write=prediction.write_part,
-        merge=prediction.merge_parts,
-        record=provenance.describe(arguments, inputs, code=[segmentation, prediction, data]),
+        write=mask_files.write_part,
+        merge=mask_files.merge_parts,
+        record=provenance.describe(arguments, inputs, code=[segmentation, prediction, data, masks]),
         shard_size=args.shard_size,
         describe="predicted masks",
         item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),
     )
     if distributed.is_main():
-        report(args.output_path, truth_path, spec.tasks)
+        report(MaskFile(args.output_path), truth, spec.tasks)
 
 
-def report(output_path, truth_path, tasks):
-    from pycocotools import mask as coco
-
-    p, t = segmentation.read_masks(output_path), segmentation.read_masks(truth_path)
-    for task in tasks:
-        i = u = 0
-        for name in t:
-            if task in t[name]:
-                a, b = p[name][task], t[name][task]
-                x, y = coco.area(coco.merge([a, b], intersect=True)), coco.area(coco.merge([a, b]))
-                i, u = i + int(x), u + int(y)
-        print(task, round(i / max(u, 1), 4))
+def report(predicted: MaskFile, truth: MaskFile, tasks: Sequence[str]) -> None:
+    """Print the pooled IoU of each task, and what could not be scored."""
+    found = metrics.overlap(predicted, truth, tasks, sorted(truth))
+    intersection, union = np.nansum(found.intersection, 0), np.nansum(found.union, 0)
+    occurs = np.nansum(found.truth, 0) > 0
+    iou = np.where(occurs, intersection / np.maximum(union, 1), np.nan)
+    for task, value, images in zip(tasks, iou, (found.truth > 0).sum(0), strict=True):
+        print(f"{task:28s} {value:.4f}  {images} images" if value == value else f"{task:28s}   does not occur")
+    print(f"{'mIoU (pooled)':28s} {metrics.mean_iou(iou):.4f}  {len(found.images)} images")
+    for note in found.notes:
+        log.info("%s", note)
 
 
 if __name__ == "__main__":

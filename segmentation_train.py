@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 
 import constants
-from chexseg import cli, distributed, draws, losses, provenance, segmentation, tracking, training
+from chexseg import cli, distributed, draws, losses, metrics, provenance, segmentation, tracking, training
 from chexseg.cache import SampleCache
 from chexseg.errors import DataError, UsageError
+from chexseg.mask_files import MaskFile
 from chexseg.shards import atomic
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--epoch_len", type=cli.positive_int, help="draws in an epoch with --weighted; default: images in both sets")
     add("--architecture", default="DeepLabV3Plus", help="any of segmentation_models_pytorch")
     add("--encoder", default="resnet18", help="any of its encoders")
+    add("--decoder_channels", type=cli.positive_int, help="width of the decoder [the architecture's own, 256]")
     add("--encoder_weights_type", choices=segmentation.ENCODER_WEIGHTS_TYPES, default="", help="what the weights are")
     add("--encoder_weights", default="", help="checkpoint; `imagenet` for torchvision's; empty or none for random")
     add("--normalisation", choices=("auto", "imagenet", "chexpert"), default="auto", help="auto: as the weights want")
@@ -91,7 +93,9 @@ def main(args: argparse.Namespace) -> None:
     weights, kind = args.encoder_weights, args.encoder_weights_type
     auto = args.normalisation == "auto"
     normalisation = segmentation.normalisation_for(weights, kind) if auto else args.normalisation
-    spec = segmentation.SegmentationSpec(args.architecture, args.encoder, tasks, args.image_size, normalisation)
+    spec = segmentation.SegmentationSpec(
+        args.architecture, args.encoder, tasks, args.image_size, normalisation, args.decoder_channels
+    )
     training.seed_everything(args.seed)
     model = segmentation.build_model(spec)
     source = segmentation.load_encoder(model, spec, weights, kind)
@@ -99,8 +103,9 @@ def main(args: argparse.Namespace) -> None:
 
     def caches_of(sets: list[tuple[Path, tuple[str, ...]]]) -> list[SampleCache]:
         common = {"data_dir": constants.data_dir(), "tasks": tasks, "image_size": args.image_size}
-        folder = constants.cache_dir()
-        return [segmentation.build_cache(folder, *each, **common, num_workers=args.num_workers) for each in sets]
+        files = [(MaskFile(path, constants.ALIASES), splits) for path, splits in sets]
+        folder, workers = constants.cache_dir(), args.num_workers
+        return [segmentation.build_cache(folder, *each, **common, num_workers=workers) for each in files]
 
     caches, evaluation = caches_of(sets), caches_of([(args.eval_masks_path, EXPERT)])
     order = draws.shuffled(sum(map(len, caches)), args.seed)
@@ -115,8 +120,9 @@ def main(args: argparse.Namespace) -> None:
         num_workers=args.num_workers,
         device=device,
     )
-    inputs = [path for path, _ in sets] + [args.eval_masks_path, source]
-    record = provenance.describe(vars(args), inputs, code=[segmentation, training, draws, losses])
+    # A cache stands for the masks and images it was made from.
+    inputs = [found.path for found in caches + evaluation] + [source]
+    record = provenance.describe(vars(args), inputs, code=[segmentation, training, draws, losses, metrics])
     if distributed.is_main():
         provenance.write(folder / "args.json", record)
 

@@ -8,7 +8,7 @@ tied to its inputs: an image or mask that changes is decoded again. A cache is s
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,23 +61,24 @@ def build(
     path: Path,
     ids: Sequence[str],
     *,
-    prepare: Callable[[str], Sample],
+    prepare: Callable[[Any], Sample],
+    given: Callable[[str], Any] = str,
     image_size: int,
     num_masks: int,
     record: dict,
     item_fingerprint: Callable[[str], str],
     num_workers: int = 0,
 ) -> SampleCache:
-    """Make the cache `path` (.npy) of the samples `prepare(id)`, unless it is there and nothing changed.
+    """Make the cache `path` (.npy) of the samples `prepare(given(id))`, unless it is there and nothing changed.
 
-    `prepare` must be picklable where there are workers. `record` (`provenance.describe`) holds what all samples depend
-    on, `item_fingerprint` what one does. A second run on the same cache waits for the first.
+    `given` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
+    depend on, `item_fingerprint` what one does. A second run on the same cache waits for the first.
     """
     path, area = Path(path), image_size**2
     width = HEADER + area + num_masks * -(-area // 8)
 
     def process(items: Sequence[str]) -> Iterator[np.ndarray]:
-        for name, sample in zip(items, shards.ordered_map(prepare, items, num_workers), strict=True):
+        for name, sample in zip(items, shards.ordered_map(prepare, _Lazy(items, given), num_workers), strict=True):
             yield _pack(name, sample, image_size, num_masks)
 
     def merge(parts: Sequence[Path], output: Path) -> None:
@@ -104,6 +105,19 @@ def build(
         on_lock="wait",
     )
     return SampleCache(path, ids, image_size, num_masks)
+
+
+class _Lazy(Sequence):
+    """`function` of each item, when it is asked for."""
+
+    def __init__(self, items: Sequence[str], function: Callable[[str], Any]):
+        self.items, self.function = items, function
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.function(self.items[index])
 
 
 def _pack(name: str, sample: Sample, image_size: int, num_masks: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Masks at the original size from a trained segmentation network."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chexseg import data
+from chexseg import data, masks
 from chexseg.draws import Draw, Loader
-from chexseg.segmentation import SegmentationSpec, encode
+from chexseg.segmentation import SegmentationSpec
 from chexseg.training import autocast
 
 
@@ -69,18 +68,10 @@ def original_masks(probabilities: np.ndarray, size: tuple[int, int], thresholds:
     with the thresholds: sharper than a mask that is resized after the comparison.
     """
     height, width = data.fit_shape(*size, probabilities.shape[-1])
-    masks = []
+    found = []
     for plane, threshold in zip(probabilities[:, :height, :width], thresholds, strict=True):
         mask = np.zeros(size, bool)
         if plane.max() > threshold:  # interpolation never exceeds the maximum
             mask = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) > threshold
-        masks.append(encode(mask))
-    return masks
-
-
-def write_part(records: Sequence[tuple[str, dict]], path: Path) -> None:
-    path.write_text(",\n".join(f"{json.dumps(name)}: {json.dumps(record)}" for name, record in records))
-
-
-def merge_parts(parts: Sequence[Path], path: Path) -> None:
-    path.write_text("{" + ",\n".join(p.read_text() for p in parts) + "}\n")
+        found.extend(masks.encode(mask[None]))
+    return found

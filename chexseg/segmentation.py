@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chexseg import cache, checkpoints, data, distributed, models, provenance
+from chexseg import cache, checkpoints, data, distributed, masks, models, provenance
 from chexseg.cache import Sample, SampleCache
 from chexseg.draws import Draw, Loader, in_order
 from chexseg.errors import DataError, UsageError
 from chexseg.losses import dice_loss
+from chexseg.mask_files import MaskFile
+from chexseg.metrics import PooledIoU, mean_iou
 from chexseg.shards import atomic
+from chexseg.training import to_device
 
 ENCODER_WEIGHTS_TYPES = ("CheXpert", "MoCoCXR", "imagenet", "")
 # Bounds of the optional augmentation. No mirror image: the heart is on the left.
@@ -35,6 +39,7 @@ class SegmentationSpec:
     tasks: tuple[str, ...]
     image_size: int = 320
     normalisation: str = "imagenet"
+    decoder_channels: int | None = None
 
 
 def build_model(spec: SegmentationSpec) -> nn.Module:
@@ -46,12 +51,14 @@ def build_model(spec: SegmentationSpec) -> nn.Module:
 
     from chexseg import encoders  # noqa: F401  registers encoders of our own
 
+    extra = {} if spec.decoder_channels is None else {"decoder_channels": spec.decoder_channels}
+    options = {"encoder_name": spec.encoder, "encoder_weights": None, "classes": len(spec.tasks), **extra}
     try:
-        model = smp.create_model(
-            spec.architecture, encoder_name=spec.encoder, encoder_weights=None, classes=len(spec.tasks)
-        )
-    except KeyError as error:
-        raise UsageError(f"--architecture {spec.architecture} --encoder {spec.encoder}: {error.args[0]}") from error
+        model = smp.create_model(spec.architecture, **options)
+    except (KeyError, TypeError) as error:
+        given = f"--architecture {spec.architecture} --encoder {spec.encoder}"
+        given += f" --decoder_channels {spec.decoder_channels}" if extra else ""
+        raise UsageError(f"{given}: {error.args[0]}") from error
     stride = getattr(model.encoder, "output_stride", 32)
     if spec.image_size % stride:
         raise UsageError(f"--image_size {spec.image_size} must be a multiple of {stride} for {spec.architecture}")
@@ -118,55 +125,23 @@ def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
     return data.find_image(data_dir, image_id)
 
 
-@dataclass(frozen=True)
-class Preparer:
-    """Decodes one image and its masks to `image_size`; picklable, so that worker processes can."""
+def prepare(given: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample:
+    """Decode an image and its masks (None: empty), both moved alike: longer side `image_size`, padded to a square.
 
-    paths: Mapping[str, Path]
-    masks: Mapping[str, Mapping[str, dict]]
-    tasks: tuple[str, ...]
-    image_size: int
-
-    def __call__(self, image_id: str) -> Sample:
-        image = data.read_image(self.paths[image_id])
-        shape = data.fit_shape(*image.shape, self.image_size)
-        masks = np.zeros((len(self.tasks), self.image_size, self.image_size), np.uint8)
-        record = self.masks[image_id]
-        for channel, task in enumerate(self.tasks):
-            if task in record:
-                masks[channel, : shape[0], : shape[1]] = resize_mask(decode(record[task]), shape)
-        return Sample(data.fit_square(image, self.image_size), masks, image.shape)
-
-
-def read_masks(path: Path) -> dict:
-    return json.loads(Path(path).read_text())
-
-
-def decode(rle: dict) -> np.ndarray:
-    from pycocotools import mask as coco
-
-    return coco.decode(rle)
-
-
-def encode(mask: np.ndarray) -> dict:
-    from pycocotools import mask as coco
-
-    rle = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
-
-
-def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) -> shape, the nearest pixel's value: pixel centres map onto each other exactly."""
-    rows, columns = (
-        np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.intp), old - 1)
-        for new, old in zip(shape, mask.shape, strict=True)
-    )
-    return mask[rows[:, None], columns]
+    The image's shape decides: a mask may be stored at another size, stretched (the classifier's square input, say).
+    """
+    path, rles = given
+    image = data.read_image(path)
+    height, width = data.fit_shape(*image.shape, image_size)
+    squares = np.zeros((len(rles), image_size, image_size), np.uint8)
+    present = [channel for channel, rle in enumerate(rles) if rle is not None]
+    squares[present, :height, :width] = masks.resize([rles[channel] for channel in present], (height, width))
+    return Sample(data.fit_square(image, image_size), squares, image.shape)
 
 
 def build_cache(
     folder: Path,
-    masks_path: Path,
+    records: MaskFile,
     splits: Sequence[str],
     *,
     data_dir: Path,
@@ -175,25 +150,27 @@ def build_cache(
     num_workers: int = 0,
 ) -> SampleCache:
     """The decoded samples of a masks JSON, below `folder`. A task that an image's record lacks is an empty mask."""
-    masks = read_masks(masks_path)
-    ids = sorted(masks)
+    ids = sorted(records)
     if not ids:
-        raise DataError(f"{masks_path}: no image in it")
+        raise DataError(f"{records.path}: no image in it")
     paths = {name: locate(data_dir, name, splits) for name in ids}
 
+    def given(image_id: str) -> tuple[Path, list[dict | None]]:
+        record = records[image_id]
+        return paths[image_id], [record.get(task) for task in tasks]
+
     def fingerprint(image_id: str) -> str:
-        record = {task: masks[image_id][task] for task in tasks if task in masks[image_id]}
-        return (
-            f"{provenance.stat_fingerprint(paths[image_id])}:{hashlib.sha256(json.dumps(record).encode()).hexdigest()}"
-        )
+        path, rles = given(image_id)
+        return f"{provenance.stat_fingerprint(path)}:{hashlib.sha256(json.dumps(rles).encode()).hexdigest()}"
 
     return cache.build(
-        folder / cache.cache_name(f"{masks_path.stem}_{image_size}", ids, tasks),
+        folder / cache.cache_name(f"{records.path.stem}_{image_size}", ids, tasks),
         ids,
-        prepare=Preparer(paths, masks, tuple(tasks), image_size),
+        prepare=partial(prepare, image_size=image_size),
+        given=given,
         image_size=image_size,
         num_masks=len(tasks),
-        record=provenance.describe({"tasks": list(tasks)}, code=[data]),
+        record=provenance.describe({}, code=[data, masks]),
         item_fingerprint=fingerprint,
         num_workers=num_workers,
     )
@@ -245,18 +222,6 @@ def make_loss(normalisation: str) -> Callable[[nn.Module, dict], tuple[Tensor, T
     return compute_loss
 
 
-def histogram(probabilities: Tensor, masks: Tensor) -> Tensor:
-    bins = (probabilities * 20).ceil_().clamp_(0, 20).to(torch.int64) + 21 * masks.long()
-    return torch.stack([torch.bincount(b.reshape(-1), minlength=42) for b in bins.unbind(1)])
-
-
-def iou_table(counts: Tensor) -> Tensor:
-    above = counts.double().view(-1, 2, 21).flip(2).cumsum(2).flip(2)[:, :, 1:]
-    positives = counts.double().view(-1, 2, 21)[:, 1].sum(1, keepdim=True)
-    union = above[:, 0] + positives
-    return torch.where(positives > 0, above[:, 1] / union, torch.nan)
-
-
 class Evaluator:
     """Scores an epoch on a set and chooses its thresholds: `evaluate` and `tally` of `training.fit`.
 
@@ -282,37 +247,36 @@ class Evaluator:
         self._plan = in_order(len(dataset), batch_size, rank=distributed.rank(), world_size=distributed.world_size())
 
     def tally(self, logits: Tensor, batch: dict) -> Tensor:
-        """Counts of the batch's pixels by task, mask and threshold; they add up over batches and ranks."""
-        return histogram(logits.detach().float().sigmoid(), batch["masks"])
+        """Counts of the batch's pixels (C, 2, 21), see `metrics.PooledIoU`; they add up over batches and ranks."""
+        pooled = PooledIoU(len(self.spec.tasks), logits.device)
+        pooled.update(logits.detach().float().sigmoid(), batch["masks"])
+        return pooled.counts
 
     def __call__(self, model: nn.Module, train_tally: Tensor) -> dict:
-        total = torch.zeros_like(train_tally)
+        train, valid = (PooledIoU(len(self.spec.tasks), self.device) for _ in range(2))
+        train.counts = train_tally
         for batch in self._loader(self._plan):
-            batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-            total += self.tally(model(data.normalise(batch["image"], self.spec.normalisation)), batch)
-        distributed.all_reduce_sum(total)
-        return self.summarise(iou_table(total.cpu()), iou_table(train_tally.cpu()))
+            batch = to_device(batch, self.device)
+            valid.counts += self.tally(model(data.normalise(batch["image"], self.spec.normalisation)), batch)
+        valid.all_reduce()
+        return self.summarise(valid, train)
 
-    def summarise(self, valid: Tensor, train: Tensor) -> dict:
-        """Metrics and thresholds from the tables of IoU (C, 20) on the set and on the training set."""
-        order = (train, valid) if self.common else (valid, train)
-        chosen = [
-            next((t for t in map(_best_threshold, rows) if t is not None), 0.5) for rows in zip(*order, strict=True)
-        ]
-        at_chosen = [row[round(t * len(row))].item() for row, t in zip(valid, chosen, strict=True)]
-        tasks = self.common or self.spec.tasks
-        scored = [iou for task, iou in zip(self.spec.tasks, at_chosen, strict=True) if task in tasks and iou == iou]
-        if not scored:
-            raise DataError(f"the evaluation masks have no pixel of {', '.join(tasks)}; check --eval_masks_path")
-        best = [row.max().item() for row in train if not row.isnan().any()]
+    def summarise(self, valid: PooledIoU, train: PooledIoU) -> dict:
+        """Metrics and thresholds; None stands for the IoU of a task that does not occur."""
+        (first, thresholds), (_, others) = (p.best() for p in ((train, valid) if self.common else (valid, train)))
+        thresholds = torch.where(first.isnan(), others, thresholds).tolist()
+        iou = dict(zip(self.spec.tasks, valid.at(thresholds).tolist(), strict=True))
+        scored = self.common or list(self.spec.tasks)
+        score = mean_iou(np.array([iou[task] for task in scored]))
+        if np.isnan(score):
+            raise DataError(f"the evaluation masks have no pixel of {', '.join(scored)}; check --eval_masks_path")
         return {
-            self.score_name: float(np.mean(scored)),
-            "train_miou": float(np.mean(best)) if best else None,
-            "iou": {t: None if iou != iou else iou for t, iou in zip(self.spec.tasks, at_chosen, strict=True)},
-            "thresholds": chosen,
+            self.score_name: score,
+            "train_miou": _known(mean_iou(train.best()[0])),
+            "iou": {task: _known(value) for task, value in iou.items()},
+            "thresholds": thresholds,
         }
 
 
-def _best_threshold(row: Tensor) -> float | None:
-    """The threshold of the highest IoU in a row of the table; None for a task that does not occur."""
-    return None if row.isnan().any() else row.argmax().item() / len(row)
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
