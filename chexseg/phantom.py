@@ -9,8 +9,9 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -54,7 +55,7 @@ RENDER_AT_LEAST = 192  # pixels; smaller images are drawn at a multiple of their
 SMALLEST_PART = 0.0004  # of the image: nobody outlines less
 STEADY = 0.18  # body units: the thickness from which on a reader's hand shakes no more
 MISSED, IMAGINED = 0.05, 0.02  # findings by the second reader
-BATCH = 8  # patients a worker takes at once
+BATCH = 8  # images a worker takes at once
 RELEASE, TESTS = "CheXpert-v1.0", "test"  # folders below CheXpert/
 
 
@@ -188,6 +189,26 @@ class Job:
     with_annotations: bool
 
 
+class Jobs:
+    """A split's jobs, made as they are needed: a million patients take no memory. `images` is how many are missing."""
+
+    def __init__(self, spec: Spec, split: str, folder: Path, with_annotations: bool):
+        self.spec, self.split, self.folder, self.with_annotations = spec, split, folder, with_annotations
+        self.images = sum(1 for _ in self._pending())
+
+    def _pending(self) -> Iterator[View]:
+        for patient in views(self.spec, self.split):
+            yield from (view for view in patient if self.with_annotations or not is_whole(self.folder / view.path))
+
+    def __len__(self) -> int:
+        return -(-self.images // BATCH)
+
+    def __iter__(self) -> Iterator[Job]:
+        pending = self._pending()
+        while batch := tuple(islice(pending, BATCH)):
+            yield Job(batch, self.folder, self.spec.size, self.with_annotations)
+
+
 def work(job: Job) -> list[tuple[str, tuple[int, int], dict, dict]]:
     """Write the job's missing images; return (path, (height, width), first and second reader's polygons)."""
     results = []
@@ -294,33 +315,30 @@ def _write_split(spec: Spec, split: str, root: Path, gt_dir: Path, finished: dic
     targets, folder = _targets(split, root, gt_dir), _folder(split, root)
     intact = all(path.exists() and provenance.sha256(path) == finished.get(path.name) for path in targets)
     with_annotations = split != "train" and not intact
-    everything = [view for found in views(spec, split) for view in found]
-    pending = [view for view in everything if with_annotations or not is_whole(folder / view.path)]
-    if intact and not pending:
+    jobs = Jobs(spec, split, folder, with_annotations)
+    if intact and not jobs.images:
         log.info("%s: up to date", folder)
         return targets
-    jobs = [
-        Job(tuple(pending[i : i + BATCH]), folder, spec.size, with_annotations) for i in range(0, len(pending), BATCH)
-    ]
     found = {}
-    with tqdm(total=len(pending), desc=f"phantom X-rays, {split}", unit="image", mininterval=0.5) as bar:
+    with tqdm(total=jobs.images, desc=f"phantom X-rays, {split}", unit="image", mininterval=0.5) as bar:
         for results in shards.ordered_map(work, jobs, num_workers):
-            found |= {path: rest for path, *rest in results}
+            if with_annotations:
+                found |= {path: rest for path, *rest in results}
             bar.update(len(results))
     if not intact:
-        _write_labels(targets[0], split, everything, found)
+        _write_labels(targets[0], spec, split, found)
         for reader, path in enumerate(targets[1:]):
-            _write_annotations(path, everything, found, reader, VALID_NAMES if split == "valid" else {})
+            _write_annotations(path, found, reader, VALID_NAMES if split == "valid" else {})
     return targets
 
 
-def _write_labels(path: Path, split: str, everything: Sequence[View], found: dict) -> None:
+def _write_labels(path: Path, spec: Spec, split: str, found: dict) -> None:
     """train.csv and valid.csv as in CheXpert; test_labels.csv as in CheXlocalize, without Frontal/Lateral and AP/PA."""
     about = ["Sex", "Age", "Frontal/Lateral", "AP/PA"] if split != "test" else []
     with shards.atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["Path", *about, *COLUMNS])
-        for view in everything:
+        for view in (view for patient in views(spec, split) for view in patient):
             study = view.study
             truth = None if split == "train" else study.present
             if truth is not None and view.is_frontal:
@@ -332,12 +350,12 @@ def _write_labels(path: Path, split: str, everything: Sequence[View], found: dic
             writer.writerow([f"{prefix}/{view.path}", *person, *labels(view, truth)])
 
 
-def _write_annotations(path: Path, everything: Sequence[View], found: dict, reader: int, names: dict) -> None:
+def _write_annotations(path: Path, found: dict, reader: int, names: dict) -> None:
     """A reader's polygons; images without a finding are absent, as in CheXlocalize."""
     annotations = {}
-    for view in everything:
-        size, polygons = found[view.path][0], found[view.path][1 + reader]
-        if polygons:
-            annotations[view.id] = {"img_size": list(size), **{names.get(t, t): p for t, p in polygons.items()}}
+    for image, (size, *readers) in found.items():
+        if polygons := readers[reader]:
+            image_id = image.removesuffix(".jpg").replace("/", "_")
+            annotations[image_id] = {"img_size": list(size), **{names.get(t, t): p for t, p in polygons.items()}}
     with shards.atomic(path) as temporary:
         temporary.write_text(json.dumps(annotations))

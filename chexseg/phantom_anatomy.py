@@ -154,7 +154,8 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
         reach = np.where(rib < 3, np.minimum(0.50 + 0.18 * rib, 1.0), np.minimum(0.90 + 0.03 * rib, 1.03))
         drop = 0.12 + 0.030 * rib + 0.02 * bend[6]
         level = (0 * y + 0.10, y), (0 * y + 0.22, y - 0.045), (0.45 * reach, y - 0.04), (0.78 * reach, y + 0.35 * drop)
-        paths = np.stack([np.stack(p, -1) for p in (*level, (reach, y + drop + 0.10))], axis=1) * (side, 1)
+        end = (reach, y + drop + 0.10), (0.97 * reach, y + drop + 0.24)
+        paths = np.stack([np.stack(p, -1) for p in (*level, *end)], axis=1) * (side, 1)
         curves = spline(paths, closed=False, per_segment=6)
         for k in np.flatnonzero(rng.random(10) < 0.5)[: chest.fractures if side == chest.fracture_side else 0]:
             curves[k, 14:] += (0.0, 0.045)  # a step where the rib broke

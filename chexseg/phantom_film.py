@@ -61,16 +61,8 @@ def _write(picture: np.ndarray, text: str, place: tuple[float, float], tall: flo
 def lateral(chest: Chest, frame: Frame, is_hazy: bool, rng: np.random.Generator) -> np.ndarray:
     """Attenuation (H, W) float32 from the side: sternum left, spine right. Findings are hinted at, never outlined."""
     dome, low = chest.domes[LEFT], 0.25 * (chest.left - 0.5)
-    body = [
-        (-0.62, -1.4),
-        (-0.85, -0.5),
-        (-0.95, 0.4),
-        (-0.85, 1.6),
-        (0.9, 1.6),
-        (1.02, 0.4),
-        (0.95, -0.4),
-        (0.6, -1.4),
-    ]
+    body = [(-0.5, -3.0), (-0.55, -1.1), (-0.85, -0.5), (-0.95, 0.4), (-0.9, 3.0), (0.95, 3.0), (1.04, 0.4)]
+    body += [(1.0, -0.4), (0.7, -1.1), (0.6, -3.0)]
     lung = [(-0.1, -0.85), (-0.6, -0.55), (-0.72, 0.1), (-0.7, dome - 0.05), (-0.1, dome - 0.12), (0.6, dome + 0.25)]
     lung += [(0.78, 0.4), (0.8, -0.2), (0.55, -0.75)]
     heart = [(-0.65, 0.2), (-0.3, 0.05), (0.15, 0.2), (0.25 + low, 0.5), (0.1, dome + 0.1), (-0.62, dome + 0.05)]
@@ -79,7 +71,7 @@ def lateral(chest: Chest, frame: Frame, is_hazy: bool, rng: np.random.Generator)
     inside = frame.fill(spline(lung))
     air = unit(frame.blur(inside, 0.01)) * (0.4 + 0.6 * bulge(frame.depth(inside), 0.3))
     air *= 1 - unit(frame.blur(frame.fill(spline(heart)), 0.02)) * np.float32(0.75)
-    air *= 1 - unit(frame.blur(frame.strokes([arch], 0.16), 0.02)) * np.float32(0.4)
+    air *= 1 - unit(frame.blur(frame.strokes([arch], 0.17), 0.035)) * np.float32(0.22)
     if is_hazy:
         air *= np.clip(0.75 + noise(rng, inside.shape, 7) * np.float32(0.3), 0.2, 1)
     bones = frame.blank()

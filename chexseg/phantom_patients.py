@@ -75,10 +75,6 @@ class View:
     def is_frontal(self) -> bool:
         return "frontal" in self.path
 
-    @property
-    def id(self) -> str:
-        return self.path.removesuffix(".jpg").replace("/", "_")
-
 
 def stream(key: Sequence[int], purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([*key, purpose])))
