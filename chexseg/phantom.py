@@ -1,7 +1,6 @@
-"""Phantom X-rays in CheXpert's and CheXlocalize's layout: pictures, what two readers outline in them, and the files.
+"""Phantom X-rays written in CheXpert's and CheXlocalize's layout, so that a killed run can go on and none is mixed.
 
-The patients are in `phantom_patients`; `phantom_anatomy` and `phantom_findings` say what the beam meets, drawn with
-`phantom_canvas`, and `phantom_film` makes the picture.
+The patients are in `phantom_patients`, their pictures and the readers' outlines in `phantom_images`.
 """
 
 import csv
@@ -15,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
 from chexseg import (
@@ -23,150 +21,22 @@ from chexseg import (
     phantom_canvas,
     phantom_film,
     phantom_findings,
+    phantom_images,
     phantom_patients,
     provenance,
     shards,
 )
 from chexseg.errors import DataError
-from chexseg.phantom_anatomy import Scene
-from chexseg.phantom_canvas import Frame, noise
-from chexseg.phantom_findings import Drawn
-from chexseg.phantom_patients import (
-    COLUMNS,
-    DEVICES,
-    EFFUSION,
-    OPACITIES,
-    OPACITY,
-    SPLITS,
-    TASKS,
-    Spec,
-    View,
-    labels,
-    stream,
-    views,
-)
+from chexseg.phantom_images import annotate, render
+from chexseg.phantom_patients import COLUMNS, DEVICES, OPACITY, SPLITS, TASKS, Spec, View, labels, views
 
 log = logging.getLogger(__name__)
-PARTS = (phantom_patients, phantom_canvas, phantom_anatomy, phantom_findings, phantom_film)
+PARTS = (phantom_patients, phantom_canvas, phantom_anatomy, phantom_findings, phantom_film, phantom_images)
 # Real annotation files use either name of two tasks: the validation file here says these.
 VALID_NAMES = {OPACITY: "Lung Opacity", DEVICES: "Support Device"}
 JPEG_QUALITY = 90
-RENDER_AT_LEAST = 192  # pixels; smaller images are drawn at a multiple of their size and averaged
-SMALLEST_PART = 0.0004  # of the image: nobody outlines less
-STEADY = 0.18  # body units: the thickness from which on a reader's hand shakes no more
-MISSED, IMAGINED = 0.05, 0.02  # findings by the second reader
 BATCH = 8  # images a worker takes at once
 RELEASE, TESTS = "CheXpert-v1.0", "test"  # folders below CheXpert/
-
-
-def frame_of(view: View, size: int) -> tuple[Frame, int]:
-    """The frame to draw in and the factor by which it is larger than the image."""
-    rng = stream(view.key, 3)
-    longer = max(16, round(size * rng.uniform(0.88, 1.12)))
-    shorter = round(longer * rng.choice([0.82, 0.88, 0.95], p=[0.6, 0.2, 0.2]) * rng.uniform(0.97, 1.03))
-    is_landscape = rng.random() < 0.55
-    factor = -(-RENDER_AT_LEAST // longer)
-    height, width = (shorter, longer) if is_landscape else (longer, shorter)
-    height, width = height * factor, width * factor
-    scale = min(width / rng.uniform(2.2, 2.75), height / rng.uniform(2.0, 2.4))
-    tilt = rng.normal(0, 0.025)
-    # Lungs from -0.85 to 1.05: keep them inside, wherever the beam was centred.
-    room_x, room_y = width - 2.06 * scale, height - 1.95 * scale
-    left = room_x * np.clip(0.5 + rng.normal(0, 0.15), 0.1, 0.9) + 1.03 * scale
-    top = room_y * np.clip(0.4 + rng.normal(0, 0.2), 0.05, 0.95) + 0.88 * scale
-    cos, sin = np.cos(tilt) * scale, np.sin(tilt) * scale
-    return Frame(height, width, np.array([[cos, -sin, left], [sin, cos, top]]), scale), factor
-
-
-def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene | None, int]:
-    """The picture (H, W) uint8, what was drawn for every task (frontal views), and the factor of its outlines."""
-    frame, factor = frame_of(view, size)
-    study, rng = view.study, stream(view.key, 4)
-    chest = phantom_patients.build_chest(study.patient, study.ap, study.present, stream(view.key[:4], 5))
-    build = study.patient.build
-    if not view.is_frontal:
-        total = phantom_film.lateral(chest, frame, OPACITY in study.present, rng)
-        return _shrink(phantom_film.develop(total, frame, build, rng), factor), {}, None, factor
-    scene = Scene(chest, frame, rng)
-    if phantom_patients.PLEURA in study.present:
-        phantom_findings.thicken_pleura(scene, stream(view.key, 7))
-    drawn = {}
-    for name, draw in phantom_findings.DRAW.items():
-        if study.patchy if name == OPACITY else name in study.present:
-            drawn[name] = draw(scene, stream(view.key, 100 + TASKS.index(name)))
-    if EFFUSION in drawn:  # what fluid hides cannot be outlined
-        for name in {OPACITY, *OPACITIES} & drawn.keys():
-            drawn[name] = Drawn(cv2.subtract(drawn[name].mask, drawn[EFFUSION].mask))
-    if OPACITY in study.present:
-        union = np.max([drawn[name].mask for name in (OPACITY, *OPACITIES) if name in drawn], axis=0)
-        drawn[OPACITY] = Drawn(union)
-    picture = phantom_film.develop(scene.attenuation(rng), frame, build, rng)
-    return _shrink(phantom_film.finish(picture, frame, study.ap, rng), factor), drawn, scene, factor
-
-
-def _shrink(picture: np.ndarray, factor: int) -> np.ndarray:
-    if factor == 1:
-        return picture
-    size = picture.shape[1] // factor, picture.shape[0] // factor
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def outline(drawn: Drawn, frame: Frame, factor: int, second: np.random.Generator | None = None) -> list:
-    """A reader's polygons [[[x, y], ...], ...] in pixels of the image: smoothed as by hand. `second` seeds another
-    reader, who draws the same with a shaking border, a little larger or smaller, and leaves a part out at times."""
-    polygons = []
-    if drawn.mask is not None:
-        mask = frame.blur(drawn.mask, 0.014) > 127
-        if second is not None:
-            mask = _redraw(mask, frame.scale, second)
-        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        smallest = max(4 * factor * factor, SMALLEST_PART * mask.size)
-        contours = [c for c in contours if cv2.contourArea(c) >= smallest]
-        polygons = [cv2.approxPolyDP(c, 0.5 * factor, True)[:, 0].astype(float) for c in contours]
-    for points in drawn.outlines:
-        if second is not None:
-            if second.random() < 2 * MISSED:
-                continue
-            points = points + _shake(points, second)
-        polygons.append(frame.pixels(points))
-    limit = np.array([frame.width // factor - 1, frame.height // factor - 1])
-    scaled = [np.clip((p + 0.5) / factor - 0.5, 0, limit).round(1) for p in polygons]
-    # A part that lies outside the picture has no area left after clipping.
-    return [p.tolist() for p in scaled if len(p) > 2 and (np.ptp(p, axis=0) > 0).all()]
-
-
-def _redraw(mask: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
-    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
-    reach = float(min(inside.max(), STEADY * scale))
-    shake = noise(rng, mask.shape, 9) * np.float32(0.22 * reach)
-    again = inside - outside + shake + np.float32(reach * rng.normal(0.02, 0.14)) > 0
-    dx, dy = np.round(rng.normal(0, 0.12 * reach, 2)).astype(int)
-    shift = np.array([[1.0, 0, dx], [0, 1.0, dy]])
-    return cv2.warpAffine(again.astype(np.uint8), shift, mask.shape[::-1], flags=cv2.INTER_NEAREST) > 0
-
-
-def _shake(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Smooth displacement (n, 2) of points in body coordinates."""
-    wave, phase = rng.normal(0, 5, (2, 2)), rng.uniform(0, 2 * np.pi, 2)
-    along = np.stack([(points * w).sum(1) for w in wave], axis=1)
-    return 0.008 * np.sin(along + phase) + rng.normal(0, 0.003, 2)
-
-
-def annotate(view: View, size: int) -> tuple[np.ndarray, dict[str, list], dict[str, list]]:
-    """Picture, first reader's and second reader's polygons by task."""
-    picture, drawn, scene, factor = render(view, size)
-    if scene is None:
-        return picture, {}, {}
-    first = {task: outline(drawn[task], scene.frame, factor) for task in TASKS if task in drawn}
-    rng, second = stream(view.key, 6), {}
-    for task in TASKS:
-        own = np.random.Generator(np.random.PCG64(rng.integers(2**63)))
-        if task in drawn and own.random() > MISSED:
-            second[task] = outline(drawn[task], scene.frame, factor, own)
-        elif task not in drawn and own.random() < IMAGINED:
-            second[task] = outline(phantom_findings.imagined(task, scene, own), scene.frame, factor)
-    return picture, {t: p for t, p in first.items() if p}, {t: p for t, p in second.items() if p}
 
 
 def is_whole(path: Path) -> bool:

@@ -1,6 +1,6 @@
 """One phantom image: its frame, its picture, and what two readers outline in it.
 
-`phantom_anatomy` and `phantom_findings` say what the beam meets, drawn with `phantom_canvas`; `phantom_film` develops it.
+`phantom_anatomy` and `phantom_findings` say what the beam meets, drawn with `phantom_canvas`; `phantom_film` develops.
 """
 
 import cv2

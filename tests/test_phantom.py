@@ -19,6 +19,7 @@ import constants
 import make_synthetic_chexpert
 from chexseg import phantom, phantom_patients
 from chexseg.errors import DataError
+from chexseg.phantom_images import annotate
 from chexseg.phantom_patients import (
     ATELECTASIS,
     CONSOLIDATION,
@@ -248,8 +249,8 @@ BRIGHTER = {
 def test_picture_changes_where_the_mask_is_and_hardly_elsewhere(finding):
     inside, outside = [], []
     for seed in range(6):
-        without, _, _ = phantom.annotate(view_with(None, seed), 128)
-        picture, polygons, _ = phantom.annotate(view_with(finding, seed), 128)
+        without, _, _ = annotate(view_with(None, seed), 128)
+        picture, polygons, _ = annotate(view_with(finding, seed), 128)
         assert finding in polygons, seed
         mask = to_mask(polygons[finding], picture.shape)
         change = picture.astype(float) - without
@@ -279,7 +280,7 @@ def test_enlarged_hearts_are_wide_and_normal_ones_are_not():
 def test_heart_and_mediastinum_are_bright_where_outlined():
     for finding in (HEART, MEDIASTINUM):
         for seed in range(3):
-            picture, polygons, _ = phantom.annotate(view_with(finding, seed), 128)
+            picture, polygons, _ = annotate(view_with(finding, seed), 128)
             mask = to_mask(polygons[finding], picture.shape).astype(np.uint8)
             ring = cv2.dilate(mask, np.ones((9, 9), np.uint8)) - cv2.dilate(mask, np.ones((3, 3), np.uint8))
             rows_of_heart = np.flatnonzero(mask.any(1))
@@ -291,7 +292,7 @@ def test_second_reader_agrees_as_a_colleague_does():
     both, either, differs = Counter(), Counter(), 0
     spec = Spec(0, 0, 40, 128, 3, cover=True)
     for found in phantom_patients.views(spec, "test"):
-        picture, first, second = phantom.annotate(found[0], 128)
+        picture, first, second = annotate(found[0], 128)
         differs += first.keys() != second.keys()
         for task in TASKS:
             one, two = (to_mask(reader.get(task, []), picture.shape) for reader in (first, second))
