@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--valid_common_pathologies",
         help="choose the epoch by the four common tasks, with thresholds from the training set",
     )
+    cli.add_boolean(parser, "--one_cycle", help="let the learning rate rise, then fall to zero; else it is constant")
     training.add_options(parser, num_epochs=20, batch_size=8, lr=1e-4)
     cli.add_run_options(parser, shard_size=None)
     return parser
@@ -144,6 +145,7 @@ def main(args: argparse.Namespace) -> None:
         score=lambda found: found[evaluator.score_name],
         evaluate=evaluator,
         tally=evaluator.tally,
+        schedule=training.one_cycle if args.one_cycle else None,
         track=wandb.log,
         device=device,
         **training.options(args),

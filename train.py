@@ -45,9 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--valid_csv", type=Path, help="label file that chooses the epoch [valid.csv in CheXpert's folder]")
     add("--weight_decay", type=cli.non_negative_float, default=0.0, help="of Adam")
     cli.add_boolean(parser, "--augment", default=False, help="shift, turn, scale and re-expose the images")
-    cli.add_boolean(parser, "--one_cycle", default=False, help="warm up, then let the learning rate fall to zero")
     add("--wandb_project_name", default="", help="Weights & Biases project; empty: wandb is not even imported")
     add("--wandb_run_name", default="", help="its run")
+    cli.add_boolean(parser, "--one_cycle", help="let the learning rate rise, then fall to zero; else it is constant")
     training.add_options(parser, num_epochs=3, batch_size=16, lr=1e-4)
     cli.add_run_options(parser, shard_size=None)
     return parser
@@ -121,7 +121,7 @@ def main(args: argparse.Namespace) -> None:
         evaluate=evaluate,
         score=lambda found: found["mean_auroc"],
         save_best=lambda weights, found: save(args.ckpt_path, weights, spec),
-        schedule=one_cycle if args.one_cycle else None,
+        schedule=training.one_cycle if args.one_cycle else None,
         track=run.log,
         device=device,
         **training.options(args),
@@ -130,14 +130,6 @@ def main(args: argparse.Namespace) -> None:
     if distributed.is_main():
         provenance.write(provenance.manifest_path(args.ckpt_path), record | {"best": result.metrics})
         print(f"{args.ckpt_path}: epoch {result.epoch}, mean AUROC {result.score:.3f}")
-
-
-def one_cycle(step: int, steps: int) -> float:
-    """Linear warm-up over a fifth of the run, then a cosine to zero (Smith & Topin 2019, without the momentum)."""
-    warm = max(1, steps // 5)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (step - warm) / max(1, steps - warm)))).item()
 
 
 def save(path: Path, weights: dict, spec: models.ClassifierSpec) -> None:

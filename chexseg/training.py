@@ -9,6 +9,7 @@ ends with the same weights, bit for bit on a CPU, as one that was never stopped.
 import argparse
 import json
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -211,6 +212,14 @@ def fit(
                 saver.save(progress)
     distributed.barrier()
     return _result(progress, lines)
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """A schedule: linear warm-up over a fifth of the run, then a cosine to zero (Smith & Topin 2019, momentum aside)."""
+    warm = max(1, steps // 5)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
