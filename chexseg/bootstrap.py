@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from chexseg.data import patient_of
 from chexseg.metrics import Overlap
@@ -67,18 +68,24 @@ def score(overlap: Overlap, resamples: Resamples, protocol: str) -> Scores:
     A task without a pixel of ground truth is not scored (NaN), in the data or in a replicate, and mIoU is the mean over
     the tasks that are.
     """
-    annotated, positive = ~np.isnan(overlap.truth), overlap.truth > 0
     if protocol == "pooled":
         values = _ratio(resamples.sums(overlap.intersection), resamples.sums(overlap.union))
-        entered = annotated
-    elif protocol in PROTOCOLS:
-        iou = overlap.per_image(true_positives=protocol == "per_image")
-        values, entered = resamples.means(iou), ~np.isnan(iou)
-        if protocol == "per_image":
-            # A method that never finds a task has no true positive to average: its IoU there is 0, not missing.
-            values = np.where(np.isnan(values), 0.0, values)
-    else:
+        return _scores(values, ~np.isnan(overlap.truth), overlap, resamples)
+    if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    return score_means(overlap.per_image(true_positives=protocol == "per_image"), overlap, resamples)
+
+
+def score_means(each: np.ndarray, overlap: Overlap, resamples: Resamples) -> Scores:
+    """The mean of a score per image and task (images, tasks), NaN = leave out; a hit rate, for example.
+
+    A method that never finds a task has no true positive to average: it gets 0 there, not a gap in its mean.
+    """
+    return _scores(np.nan_to_num(resamples.means(each)), ~np.isnan(each), overlap, resamples)
+
+
+def _scores(values: np.ndarray, entered: np.ndarray, overlap: Overlap, resamples: Resamples) -> Scores:
+    positive = overlap.truth > 0
     values = np.where(resamples.sums(positive) > 0, values, np.nan)
     scored = positive.any(0)
     return Scores(
@@ -100,6 +107,14 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, flo
         return float(values[0]), float("nan"), float("nan")
     lower, upper = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(values[0]), float(lower), float(upper)
+
+
+def table(scores: Scores, protocol: str) -> pd.DataFrame:
+    """A row per task and one for mIoU: protocol, task, iou, lower, upper, n_images, n_positive."""
+    intervals = np.array([interval(column) for column in scores.values.T])
+    columns = {"protocol": protocol, "task": [*scores.tasks, "mIoU"]}
+    columns |= dict(zip(("iou", "lower", "upper"), intervals.T, strict=True))
+    return pd.DataFrame(columns | {"n_images": scores.n_images, "n_positive": scores.n_positive})
 
 
 def difference(a: Scores, b: Scores) -> np.ndarray:
