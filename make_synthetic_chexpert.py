@@ -13,6 +13,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+
 import constants
 from chexseg import cli, phantom
 from chexseg.errors import UsageError
@@ -45,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"--size {spec.size}: at least {SMALLEST} pixels, or nothing can be seen")
     out_dir = constants.data_dir() if args.out_dir is None else args.out_dir.expanduser()
     gt_dir = out_dir / "labels" if args.gt_out is None else args.gt_out.expanduser()
+    cv2.setNumThreads(1)  # films are small: processes help, threads do not
     phantom.generate(spec, out_dir, gt_dir, num_workers=args.num_workers, overwrite=args.overwrite)
     print(f"{out_dir}: {spec.num_train} training, {spec.num_valid} validation and {spec.num_test} test images")
 

@@ -155,7 +155,7 @@ def _claim(root: Path, gt_dir: Path, record: dict, overwrite: bool) -> dict[str,
             )
     fresh = provenance.fingerprint(record)
     stale = [manifest for manifest in known if manifest["fingerprint"] != fresh]
-    if stale or (overwrite and known):
+    if stale:
         log.warning("%s: replacing phantom X-rays of other arguments or code", root)
         for folder in images:
             shutil.rmtree(folder, ignore_errors=True)

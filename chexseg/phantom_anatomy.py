@@ -99,9 +99,16 @@ class Scene:
         self.visible = {s: cv2.subtract(self.lungs[s], outline) for s in SIDES}
         both = cv2.max(self.lungs[RIGHT], self.lungs[LEFT])
         self.depth = frame.depth(both)
-        covered = (0.62 + 0.33 * bulge(frame.depth(outline), 0.16)) * unit(self.silhouette)
+        covered = bulge(frame.depth(outline), 0.16)
+        covered *= np.float32(0.33)
+        covered += np.float32(0.62)
+        covered *= unit(self.silhouette)
         recesses = frame.fill(np.stack([chest.recesses[s] for s in SIDES]))
-        air = unit(frame.blur(both, 0.006)) * (0.45 + 0.55 * bulge(self.depth, 0.42)) * (1 - covered)
+        air = bulge(self.depth, 0.42)
+        air *= np.float32(0.55)
+        air += np.float32(0.45)
+        air *= unit(frame.blur(both, 0.006))
+        air *= 1 - covered
         air += unit(frame.blur(recesses, 0.03)) * np.float32(0.13)
         self.air = {RIGHT: air * (self.x < 0), LEFT: air * (self.x >= 0)}
         # Scatter drowns the bones behind the heart.

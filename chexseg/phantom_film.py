@@ -16,7 +16,9 @@ def develop(total: np.ndarray, frame: Frame, build: float, rng: np.random.Genera
     veil = cv2.GaussianBlur(level, (0, 0), 0.02 * frame.scale)
     veil = unit(cv2.resize(veil, total.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)) * np.float32(255 / 160)
     share = rng.uniform(0.08, 0.16 + 0.1 * build)
-    total = total * np.float32(1 - share) + veil * np.float32(share)
+    veil *= np.float32(share)
+    veil += total * np.float32(1 - share)
+    total = veil
     # Three random bytes a pixel, summed: all but normal, at a third of the time.
     raw = np.frombuffer(rng.bytes(3 * total.size), np.uint8).reshape(3, *total.shape)
     grain = (raw[0].astype(np.float32) + raw[1] + raw[2] - np.float32(382.5)) * np.float32(1 / 128)
