@@ -44,6 +44,20 @@ class Progress:
     best: dict | None = None
     finished: bool = False
 
+    @torch.no_grad()
+    def count(self, loss: Tensor, images: int, tally: Tensor | None) -> None:
+        """Add one step's loss, the mean of `images`, and its tally."""
+        self.step += 1
+        self.totals += torch.stack((loss.double() * images, loss.new_tensor(images, dtype=torch.float64)))
+        if tally is not None:
+            self.tally = tally if self.tally is None else self.tally + tally
+
+    def next_epoch(self, num_epochs: int) -> None:
+        """Start the next epoch's sums."""
+        self.epoch, self.step = self.epoch + 1, 0
+        self.totals, self.tally = torch.zeros_like(self.totals), None
+        self.finished = self.epoch == num_epochs
+
 
 class Saver:
     """Writes checkpoints when they are due: by time, at the end of an epoch, and when the run is asked to stop."""
@@ -90,11 +104,12 @@ class Saver:
         self.stopping = self.stopping or stop
         return stop or save
 
-    def consider(self, score: float, metrics: dict, progress: Progress) -> None:
+    def consider(self, metrics: dict, progress: Progress) -> None:
         """Keep this epoch's weights if its score is the highest so far; a score that is no number never is."""
+        score = metrics["score"]
         if math.isnan(score) or (progress.best and score <= progress.best["score"]):
             return
-        progress.best = {"score": float(score), "epoch": metrics["epoch"], "metrics": metrics}
+        progress.best = {"score": score, "epoch": metrics["epoch"], "metrics": metrics}
         if distributed.is_main():
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
@@ -123,6 +138,12 @@ class Saver:
             log.warning("stopped in epoch %d and saved; run the same command again to go on", progress.epoch + 1)
             distributed.barrier()
             raise SystemExit(TERMINATED)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a run that was killed while it wrote. Only under the run's lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
 
 
 def restore(

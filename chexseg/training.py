@@ -27,6 +27,7 @@ from tqdm import tqdm
 from chexseg import cli, distributed, draws, resuming
 from chexseg.errors import DataError
 from chexseg.resuming import Progress
+from chexseg.shards import locked
 from chexseg.tracking import JsonLines
 
 log = logging.getLogger(__name__)
@@ -130,88 +131,74 @@ def fit(
 
     Under torchrun `batch_size` is divided among the ranks and gradients are averaged, so that a loss made of
     `losses.sum_over_ranks` is exactly that of one process. Only rank 0 writes.
-    DataError for a loss that is not finite (with the images of the batch) or a checkpoint of other arguments.
+    DataError for a loss that is not finite (with the images of the batch), a checkpoint of other arguments, or a second
+    run in the same folder.
     """
     device = device or next(model.parameters()).device
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint, lines = folder / "checkpoint.pt", JsonLines(folder / "log.jsonl")
     if channels_last:
         model.to(memory_format=torch.channels_last)
     base_lr = [group["lr"] for group in optimizer.param_groups]
-    progress = resuming.restore(checkpoint, resume, record, model, optimizer, device)
-    if progress.finished:
-        log.info("%s: finished before; nothing to do", folder)
-        return _result(progress, lines)
-    if distributed.is_main():
-        lines.keep(progress.epoch)
-    network = _wrap(model, device, compile)
-    loader = draws.Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
-    saver = resuming.Saver(checkpoint, record, model, optimizer, save_best, save_every, max_minutes)
-    per_epoch = -(-len(order(0)) // batch_size)
-    bar = tqdm(
-        total=num_epochs * per_epoch,
-        initial=progress.epoch * per_epoch + progress.step,
-        unit="batch",
-        disable=None if distributed.is_main() else True,
-        mininterval=0.5,
-    )
-    with bar, saver.heeding_signals():
-        while progress.epoch < num_epochs:
-            epoch, started = progress.epoch, time.monotonic()
-            bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
-            plan = draws.batches(
-                order(epoch),
-                batch_size,
-                key=(seed, epoch),
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-            )
-            network.train()
-            unchecked: deque[tuple[Tensor, list[str]]] = deque()
-            for batch in loader(plan[progress.step :]):
-                batch = to_device(batch, device)
-                step = epoch * per_epoch + progress.step
-                seed_everything(seed, epoch, progress.step, distributed.rank())
-                factor = schedule(step, num_epochs * per_epoch) if schedule else 1.0
-                for group, lr in zip(optimizer.param_groups, base_lr, strict=True):
-                    group["lr"] = lr * factor
-                optimizer.zero_grad(set_to_none=True)
-                with autocast(device, precision):
-                    loss, outputs = compute_loss(network, batch)
-                unchecked.append((loss.detach(), batch["id"]))
-                # On a GPU the check is a step late, so that the host need not wait for it.
-                _check_finite(unchecked, keep=1 if device.type == "cuda" else 0, epoch=epoch)
-                loss.backward()
-                optimizer.step()
-                with torch.no_grad():
-                    count = len(batch["id"])
-                    progress.totals += torch.stack((loss.detach().double() * count, loss.new_tensor(count).double()))
-                    if tally:
-                        seen = tally(outputs, batch)
-                        progress.tally = seen if progress.tally is None else progress.tally + seen
-                progress.step += 1
-                bar.update()
-                if device.type == "cpu" or progress.step % 20 == 0:
-                    bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-                if progress.step < len(plan) and saver.due():
-                    _check_finite(unchecked, keep=0, epoch=epoch)
+    with locked(folder / ".training.lock"):
+        progress = resuming.restore(checkpoint, resume, record, model, optimizer, device)
+        if progress.finished:
+            log.info("%s: finished before; nothing to do", folder)
+            return _result(progress, lines)
+        if distributed.is_main():
+            resuming.remove_leftovers(folder)
+            lines.keep(progress.epoch)
+        network = _wrap(model, device, compile)
+        loader = draws.Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
+        saver = resuming.Saver(checkpoint, record, model, optimizer, save_best, save_every, max_minutes)
+        per_epoch = -(-len(order(0)) // batch_size)
+        steps = num_epochs * per_epoch
+        bar = tqdm(total=steps, unit="batch", mininterval=0.5, disable=None if distributed.is_main() else True)
+        bar.update(progress.epoch * per_epoch + progress.step)
+
+        def train_step(batch: Batch, epoch: int) -> Tensor:
+            seed_everything(seed, epoch, progress.step, distributed.rank())
+            factor = schedule(epoch * per_epoch + progress.step, steps) if schedule else 1.0
+            for group, lr in zip(optimizer.param_groups, base_lr, strict=True):
+                group["lr"] = lr * factor
+            optimizer.zero_grad(set_to_none=True)
+            with autocast(device, precision):
+                loss, outputs = compute_loss(network, batch)
+            check.add(loss.detach(), batch["id"], epoch)
+            loss.backward()
+            optimizer.step()
+            progress.count(loss.detach(), len(batch["id"]), tally(outputs, batch) if tally else None)
+            return loss
+
+        with bar, saver.heeding_signals():
+            while progress.epoch < num_epochs:
+                epoch, started, check = progress.epoch, time.monotonic(), _FiniteCheck(device)
+                bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
+                share = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+                plan = draws.batches(order(epoch), batch_size, key=(seed, epoch), **share)
+                network.train()
+                for batch in loader(plan[progress.step :]):
+                    loss = train_step(to_device(batch, device), epoch)
+                    bar.update()
+                    if device.type == "cpu" or progress.step % 20 == 0:
+                        bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+                    if progress.step < len(plan) and saver.due():
+                        check.all()
+                        saver.save(progress)
+                check.all()
+                metrics = _end_epoch(model, progress, evaluate, device, precision)
+                metrics |= {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+                metrics["seconds"] = round(time.monotonic() - started, 3)
+                metrics["score"] = float(score(metrics))
+                saver.consider(metrics, progress)
+                if distributed.is_main():
+                    lines.write(metrics)
+                    if track:
+                        track(metrics)
+                progress.next_epoch(num_epochs)
+                if progress.finished or saver.due(end_of_epoch=True):
                     saver.save(progress)
-            _check_finite(unchecked, keep=0, epoch=epoch)
-            metrics = _end_epoch(model, network, progress, evaluate, device, precision)
-            metrics |= {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
-            metrics["seconds"] = round(time.monotonic() - started, 3)
-            saver.consider(score(metrics), metrics, progress)
-            progress.epoch, progress.step = epoch + 1, 0
-            progress.totals, progress.tally = torch.zeros_like(progress.totals), None
-            progress.finished = progress.epoch == num_epochs
-            if distributed.is_main():
-                lines.write(metrics | {"score": float(score(metrics))})
-                if track:
-                    track(metrics)
-            if progress.finished or saver.due(end_of_epoch=True):
-                saver.save(progress)
-    distributed.barrier()
-    return _result(progress, lines)
+        distributed.barrier()
+        return _result(progress, lines)
 
 
 def one_cycle(step: int, steps: int) -> float:
@@ -247,19 +234,33 @@ def _wrap(model: nn.Module, device: torch.device, compile: bool) -> nn.Module:
     return torch.compile(network) if compile else network
 
 
-def _check_finite(unchecked: deque[tuple[Tensor, list[str]]], *, keep: int, epoch: int) -> None:
-    while len(unchecked) > keep:
-        loss, ids = unchecked.popleft()
-        if not torch.isfinite(loss):
-            raise DataError(
-                f"the loss became {loss.item()} in epoch {epoch + 1} on the images {', '.join(ids)}; "
-                "lower --lr, or look at these images and their masks"
-            )
+class _FiniteCheck:
+    """Raises DataError for a loss that is not finite; on a GPU a step late, so that the host need not wait for it."""
+
+    def __init__(self, device: torch.device):
+        self._late = 1 if device.type == "cuda" else 0
+        self._waiting: deque[tuple[Tensor, list[str], int]] = deque()
+
+    def add(self, loss: Tensor, ids: list[str], epoch: int) -> None:
+        self._waiting.append((loss, ids, epoch))
+        self._check(self._late)
+
+    def all(self) -> None:
+        """Check what is left: nothing may be saved before."""
+        self._check(0)
+
+    def _check(self, keep: int) -> None:
+        while len(self._waiting) > keep:
+            loss, ids, epoch = self._waiting.popleft()
+            if not torch.isfinite(loss):
+                raise DataError(
+                    f"the loss became {loss.item()} in epoch {epoch + 1} on the images {', '.join(ids)}; "
+                    "lower --lr, or look at these images and their masks"
+                )
 
 
 def _end_epoch(
     model: nn.Module,
-    network: nn.Module,
     progress: Progress,
     evaluate: Callable[[nn.Module, Tensor | None], dict[str, Any]] | None,
     device: torch.device,
