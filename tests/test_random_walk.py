@@ -1,0 +1,193 @@
+"""The sparse walk against a dense transition matrix built pair by pair."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from chexseg import random_walk
+
+
+def dense_walk(cam, boundary, *, beta, exp_times, radius):
+    """cam (C, h, w), boundary (h, w), float64: all pairs, every path point by point, the matrix squared."""
+    height, width = boundary.shape
+    affinity = torch.eye(height * width, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            for v in range(height):
+                for u in range(width):
+                    dy, dx = v - y, u - x
+                    if 0 < dy * dy + dx * dx < radius * radius:
+                        box = [
+                            (p, q)
+                            for p in range(min(y, v), max(y, v) + 1)
+                            for q in range(min(x, u), max(x, u) + 1)
+                            if (dy * (q - x) - dx * (p - y)) ** 2 / (dy * dy + dx * dx) < 1
+                        ]
+                        largest = max(float(boundary[p, q]) for p, q in box)
+                        affinity[y * width + x, v * width + u] = (1 - largest) ** beta
+    transition = affinity / affinity.sum(0, keepdim=True)
+    for _ in range(exp_times):
+        transition = transition @ transition
+    return ((cam.double() * (1 - boundary.double())).flatten(1) @ transition).view(cam.shape)
+
+
+def random_maps(size, classes=2, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    cam = torch.rand(batch, classes, *size, generator=generator)
+    return cam, torch.rand(batch, 1, *size, generator=generator) ** 2
+
+
+def walk_in_torch(monkeypatch):
+    """What a GPU runs, on the CPU."""
+
+    def walk(maps, weights, starts, steps):
+        random_walk._walk_on_device(
+            torch.from_numpy(maps)[None], torch.from_numpy(weights)[None], starts.tolist(), steps
+        )
+
+    monkeypatch.setattr(random_walk, "_walk", walk)
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((9, 11), dict(beta=5.0, exp_times=3, radius=3)),
+        ((8, 8), dict(beta=1.0, exp_times=0, radius=2)),
+        ((7, 12), dict(beta=10.0, exp_times=6, radius=5)),
+        ((12, 5), dict(beta=2.5, exp_times=2, radius=10)),
+        ((1, 9), dict(beta=5.0, exp_times=3, radius=3)),
+        ((6, 1), dict(beta=5.0, exp_times=3, radius=4)),
+        ((1, 1), dict(beta=5.0, exp_times=3, radius=3)),
+        ((6, 5), dict(beta=5.0, exp_times=3, radius=1)),
+    ],
+)
+def test_equals_the_dense_matrix(size, options, engine, monkeypatch):
+    if engine == "torch":
+        walk_in_torch(monkeypatch)
+    cam, boundary = random_maps(size)
+    expected = dense_walk(cam[0], boundary[0, 0], **options)
+    assert_close(random_walk.propagate(cam, boundary, **options)[0].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_defaults_are_the_papers():
+    cam, boundary = random_maps((7, 6), seed=4)
+    assert_close(
+        random_walk.propagate(cam, boundary),
+        random_walk.propagate(cam, boundary, beta=5.0, exp_times=3, radius=3),
+    )
+
+
+def test_two_pixels_by_hand():
+    """Affinity to the other (1 - 0.5)^2 = 1/4, to itself 1: each step mixes 4 : 1."""
+    cam = torch.tensor([[[[10.0, 0.0]]]])
+    boundary = torch.tensor([[[[0.5, 0.2]]]])
+    found = random_walk.propagate(cam, boundary, beta=2.0, exp_times=1, radius=2)
+    # 10 * (1 - 0.5) = 5; one step: 4, 1; two: (4 * 4 + 1) / 5, (4 + 4 * 1) / 5.
+    assert_close(found, torch.tensor([[[[3.4, 1.6]]]]))
+
+
+def test_a_wall_stops_the_walk():
+    cam = torch.zeros(1, 1, 9, 15)
+    cam[..., 4, 2] = 1
+    boundary = torch.zeros(1, 1, 9, 15)
+    boundary[..., 7] = 1
+    spread = random_walk.propagate(cam, boundary, exp_times=6)
+    assert (spread[..., :7] > 0).all()
+    assert (spread[..., 7:] == 0).all()
+
+
+sizes = st.tuples(st.integers(1, 14), st.integers(1, 14))
+constants = st.fixed_dictionaries(
+    {"beta": st.floats(0.5, 12), "exp_times": st.integers(0, 5), "radius": st.integers(1, 10)}
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, constants, st.integers(0, 999))
+def test_flips_transposes_classes_and_batches(size, options, seed):
+    cam, boundary = random_maps(size, classes=3, batch=2, seed=seed)
+    spread = random_walk.propagate(cam, boundary, **options)
+    for turn in (lambda t: t.flip(-1), lambda t: t.flip(-2), lambda t: t.transpose(-1, -2)):
+        assert_close(random_walk.propagate(turn(cam), turn(boundary), **options), turn(spread), atol=1e-5, rtol=1e-4)
+    assert torch.equal(random_walk.propagate(cam[:, [2, 0]], boundary, **options), spread[:, [2, 0]])
+    assert torch.equal(random_walk.propagate(cam[1:], boundary[1:], **options), spread[1:])
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, constants, st.integers(0, 999))
+def test_a_step_is_a_weighted_mean(size, options, seed):
+    cam, boundary = random_maps(size, seed=seed)
+    spread = random_walk.propagate(cam, boundary, **options)
+    start = cam * (1 - boundary)
+    assert spread.min() >= start.min() - 1e-6
+    assert spread.max() <= start.max() + 1e-5
+    level = random_walk.propagate(torch.full_like(cam, 3.0), torch.zeros_like(boundary), **options)
+    assert_close(level, torch.full_like(cam, 3.0))
+
+
+def test_what_is_no_number():
+    cam, boundary = random_maps((6, 7))
+    cam[0, 0, 2, 3], cam[0, 1, 0, 0] = math.nan, math.inf
+    boundary[0, 0, 5, 5], boundary[0, 0, 1, 1], boundary[0, 0, 0, 6] = math.nan, 7.0, -3.0
+    clean_cam, clean_boundary = cam.clone(), boundary.clone()
+    clean_cam[0, 0, 2, 3] = clean_cam[0, 1, 0, 0] = 0
+    clean_boundary[0, 0, 5, 5] = clean_boundary[0, 0, 1, 1] = 1
+    clean_boundary[0, 0, 0, 6] = 0
+    assert_close(random_walk.propagate(cam, boundary), random_walk.propagate(clean_cam, clean_boundary))
+
+
+def test_inputs_are_left_alone():
+    cam, boundary = random_maps((5, 5))
+    before = cam.clone(), boundary.clone()
+    random_walk.propagate(cam, boundary)
+    assert torch.equal(cam, before[0])
+    assert torch.equal(boundary, before[1])
+
+
+@pytest.mark.parametrize(
+    ("cam", "boundary", "options"),
+    [
+        (torch.zeros(1, 2, 4, 5), torch.zeros(1, 1, 5, 4), {}),
+        (torch.zeros(1, 2, 4, 5), torch.zeros(2, 1, 4, 5), {}),
+        (torch.zeros(1, 2, 4, 5), torch.zeros(1, 2, 4, 5), {}),
+        (torch.zeros(1, 2, 4, 5), torch.zeros(1, 1, 4, 5), {"radius": 0}),
+        (torch.zeros(1, 2, 4, 5), torch.zeros(1, 1, 4, 5), {"exp_times": -1}),
+        (torch.zeros(1, 2, 4, 5), torch.zeros(1, 1, 4, 5), {"beta": 0.0}),
+    ],
+)
+def test_wrong_input_is_refused(cam, boundary, options):
+    with pytest.raises(ValueError, match="fit|radius"):
+        random_walk.propagate(cam, boundary, **options)
+
+
+def test_masks_by_hand():
+    scores = torch.tensor([[[[0.0, 0.59, 0.61, 1.0]], [[0.0, 0.0, 0.0, 0.0]], [[3.0, 2.0, 1.7, -1.0]]]])
+    masks = random_walk.masks_from_scores(scores, (1, 4))
+    assert masks.tolist() == [[[[False, False, True, True]], [[False] * 4], [[True, True, False, False]]]]
+    half = random_walk.masks_from_scores(scores, (1, 4), threshold=0.5)
+    assert half[0, 0, 0].tolist() == [False, True, True, True]
+
+
+def test_masks_upsample_scores_not_masks():
+    """Maximum after upsampling: a peak between cell centres is lower than the cell."""
+    scores = torch.zeros(1, 1, 2, 2)
+    scores[..., 0, 0] = 1
+    masks = random_walk.masks_from_scores(scores, (8, 8), threshold=0.5)[0, 0]
+    # Half-pixel centres: weight of the first cell along an axis is 1, 1, .875, .625, .375, ... and the corner's is 1.
+    weight = torch.tensor([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
+    assert torch.equal(masks, torch.outer(weight, weight) > 0.5)
+
+
+def test_boundary_of_image_and_mirror_image():
+    def network(images):
+        """Any network without mirror symmetry: logits are the first channel, shifted."""
+        return images[:, :1].roll(1, dims=-1)
+
+    images = torch.randn(2, 3, 3, 4, generator=torch.Generator().manual_seed(0))
+    shifted_right, shifted_left = images[:, :1].roll(1, -1).sigmoid(), images[:, :1].roll(-1, -1).sigmoid()
+    assert_close(random_walk.mirrored_boundary(network, images), (shifted_right + shifted_left) / 2)
