@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from chexseg.phantom_canvas import LEFT, RIGHT, SIDES, Frame, bulge, ellipse, mirrored, noise, ribbon, spline, unit
+from chexseg.phantom_canvas import LEFT, RIGHT, SIDES, Frame, bulge, ellipse, graded, mirrored, noise, ribbon, spline
 
 
 @dataclass(frozen=True)
@@ -102,25 +102,33 @@ class Scene:
         covered = bulge(frame.depth(outline), 0.16)
         covered *= np.float32(0.33)
         covered += np.float32(0.62)
-        covered *= unit(self.silhouette)
+        covered *= graded(self.silhouette)
         recesses = frame.fill(np.stack([chest.recesses[s] for s in SIDES]))
         air = bulge(self.depth, 0.42)
         air *= np.float32(0.55)
         air += np.float32(0.45)
-        air *= unit(frame.blur(both, 0.006))
+        air *= graded(frame.blur(both, 0.006))
         air *= 1 - covered
-        air += unit(frame.blur(recesses, 0.03)) * np.float32(0.13)
+        air += graded(frame.blur(recesses, 0.03), 0.13)
         self.air = {RIGHT: air * (self.x < 0), LEFT: air * (self.x >= 0)}
         # Scatter drowns the bones behind the heart.
-        self.dense = _bones(chest, frame, rng) * (1 - np.float32(0.5) * covered) + covered * np.float32(0.03)
+        self.dense = _bones(chest, frame, rng)
+        self.dense *= 1 - np.float32(0.5) * covered
+        covered *= np.float32(0.03)
+        self.dense += covered
         self.vascular = _vessels(chest, frame, rng)
 
     def attenuation(self, rng: np.random.Generator) -> np.ndarray:
         """The sum along the beam, (H, W) float32: 0 beside the body, about 0.3 in the lungs, 1 in the abdomen."""
         body = _torso(self, rng)
         lung = self.air[RIGHT] + self.air[LEFT]
-        aerated = body * (1 - np.float32(0.72 - 0.06 * self.chest.patient.build) * lung)
-        return aerated + self.vascular * np.minimum(lung * 2, 1) + self.dense * np.minimum(body * 2, 1)
+        total = self.dense * np.minimum(body * 2, 1)
+        total += self.vascular * np.minimum(lung * 2, 1)
+        lung *= -np.float32(0.72 - 0.06 * self.chest.patient.build)
+        lung += 1
+        body *= lung
+        total += body
+        return total
 
 
 def _torso(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -195,10 +203,11 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
     frame.fill(bubble, gas, int(amount))
     trachea, *bronchi = _bronchi(chest)
     frame.strokes(np.stack(bronchi), 0.05, frame.strokes(trachea[None], 0.085, gas, 150), 150)
-    mineral = np.float32(1.1 - 0.3 * old)
-    bones = unit(frame.blur(cv2.add(back, front), 0.0075)) * (np.float32(0.207) * mineral)
-    bones += unit(frame.blur(other, 0.007)) * (np.float32(0.16) * mineral)
-    return bones - unit(frame.blur(gas, 0.012)) * np.float32(0.22)
+    mineral = 1.1 - 0.3 * old
+    bones = graded(frame.blur(cv2.add(back, front), 0.0075), 0.207 * mineral)
+    bones += graded(frame.blur(other, 0.007), 0.16 * mineral)
+    bones -= graded(frame.blur(gas, 0.012), 0.22)
+    return bones
 
 
 def _bronchi(chest: Chest) -> list[np.ndarray]:
@@ -239,4 +248,5 @@ def _vessels(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray
             190,
         )
     fine = noise(rng, canvas.shape, max(canvas.shape) // 8, octaves=2) * np.float32(0.008)
-    return unit(frame.blur(canvas, 0.009)) * np.float32(0.13) + fine
+    fine += graded(frame.blur(canvas, 0.009), 0.13)
+    return fine

@@ -74,10 +74,10 @@ class Frame:
 
     def blur(self, canvas: np.ndarray, sigma: float) -> np.ndarray:
         """Gaussian blur of a uint8 canvas, `sigma` in body units; wide ones on a coarser grid."""
-        sigma = max(sigma * self.scale, 0.4)
-        factor = 1 if sigma < 1.5 else 2 if sigma < 4 else 4
-        if factor == 1:
-            return cv2.GaussianBlur(canvas, (0, 0), sigma)
+        sigma = sigma * self.scale
+        if sigma < 1.5:  # OpenCV's own small kernels: deviations 0.7 and 1
+            return cv2.GaussianBlur(canvas, (3, 3) if sigma < 0.9 else (5, 5), 0)
+        factor = 2 if sigma < 4 else 4
         size = self.width // factor, self.height // factor
         coarse = cv2.GaussianBlur(cv2.resize(canvas, size, interpolation=EXACT), (0, 0), sigma / factor)
         return cv2.resize(coarse, (self.width, self.height), interpolation=EXACT)
@@ -136,9 +136,9 @@ def bulge(depth: np.ndarray, radius: float) -> np.ndarray:
     return np.sqrt(t, out=t)
 
 
-def unit(canvas: np.ndarray) -> np.ndarray:
-    """uint8 -> float32 in 0..1."""
-    return canvas * np.float32(1 / 255)
+def graded(canvas: np.ndarray, full: float = 1.0, empty: float = 0.0) -> np.ndarray:
+    """uint8 canvas -> float32 field that is `empty` at 0 and `full` at 255."""
+    return cv2.LUT(canvas, (empty + (full - empty) * np.arange(256) / 255).astype(np.float32))
 
 
 def ellipse(centre, radii, points: int = 32) -> np.ndarray:

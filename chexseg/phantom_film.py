@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from chexseg.phantom_anatomy import Chest
-from chexseg.phantom_canvas import LEFT, Frame, bulge, noise, ribbon, spline, unit
+from chexseg.phantom_canvas import LEFT, Frame, bulge, graded, noise, ribbon, spline
 
 LEVELS = 2048  # steps of the film's curve per unit of attenuation
 
@@ -14,16 +14,18 @@ def develop(total: np.ndarray, frame: Frame, build: float, rng: np.random.Genera
     # Scatter veils the picture; quanta are fewest where the body is densest.
     level = np.clip(total[::4, ::4] * np.float32(160), 0, 255).astype(np.uint8)
     veil = cv2.GaussianBlur(level, (0, 0), 0.02 * frame.scale)
-    veil = unit(cv2.resize(veil, total.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)) * np.float32(255 / 160)
+    veil = cv2.resize(veil, total.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
     share = rng.uniform(0.08, 0.16 + 0.1 * build)
-    veil *= np.float32(share)
-    veil += total * np.float32(1 - share)
-    total = veil
+    total = total * np.float32(1 - share)
+    total += graded(veil, share * 255 / 160)
     # Three random bytes a pixel, summed: all but normal, at a third of the time.
     raw = np.frombuffer(rng.bytes(3 * total.size), np.uint8).reshape(3, *total.shape)
-    grain = (raw[0].astype(np.float32) + raw[1] + raw[2] - np.float32(382.5)) * np.float32(1 / 128)
+    grain = raw.sum(axis=0, dtype=np.uint16) * np.float32(1 / 128)
+    grain -= np.float32(382.5 / 128)
     grain[1:] += grain[:-1] * np.float32(0.5)
-    total += grain * (np.float32(rng.uniform(0.003, 0.011) * (1 + build)) * (0.3 + total))
+    grain *= np.float32(rng.uniform(0.003, 0.011) * (1 + build))
+    grain *= total + np.float32(0.3)
+    total += grain
     dark, bright, gamma = rng.uniform(0.10, 0.22), rng.uniform(1.05, 1.25), rng.uniform(0.62, 0.98)
     toe = rng.uniform(0.0, 0.06)
     steps = np.clip((np.arange(2 * LEVELS) / LEVELS - dark) / (bright - dark), 0, 1) ** gamma
@@ -71,9 +73,9 @@ def lateral(chest: Chest, frame: Frame, is_hazy: bool, rng: np.random.Generator)
     arch = spline([(-0.25, 0.1), (-0.2, -0.3), (0.1, -0.4), (0.35, -0.2), (0.42, 0.8)], closed=False)
     thick = bulge(frame.depth(frame.fill(spline(body))), 0.35)
     inside = frame.fill(spline(lung))
-    air = unit(frame.blur(inside, 0.01)) * (0.4 + 0.6 * bulge(frame.depth(inside), 0.3))
-    air *= 1 - unit(frame.blur(frame.fill(spline(heart)), 0.02)) * np.float32(0.75)
-    air *= 1 - unit(frame.blur(frame.strokes([arch], 0.17), 0.035)) * np.float32(0.22)
+    air = graded(frame.blur(inside, 0.01)) * (0.4 + 0.6 * bulge(frame.depth(inside), 0.3))
+    air *= graded(frame.blur(frame.fill(spline(heart)), 0.02), 0.25, 1)
+    air *= graded(frame.blur(frame.strokes([arch], 0.17), 0.035), 0.78, 1)
     if is_hazy:
         air *= np.clip(0.75 + noise(rng, inside.shape, 7) * np.float32(0.3), 0.2, 1)
     bones = frame.blank()
@@ -84,5 +86,5 @@ def lateral(chest: Chest, frame: Frame, is_hazy: bool, rng: np.random.Generator)
     frame.fill(ribbon(ribs, 0.05), bones, 90)
     frame.fill(ribbon(ribs, 0.03), bones, 60)
     frame.fill(ribbon(spline([(-0.72, -0.55), (-0.8, 0.0), (-0.82, 0.4)], closed=False), 0.05), bones, 160)
-    total = thick * (1 - np.float32(0.62) * air) + unit(frame.blur(bones, 0.006)) * np.float32(0.16)
+    total = thick * (1 - np.float32(0.62) * air) + graded(frame.blur(bones, 0.006), 0.16)
     return total + noise(rng, inside.shape, max(inside.shape) // 10) * np.float32(0.008)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from chexseg.phantom_anatomy import Scene
-from chexseg.phantom_canvas import LEFT, RIGHT, SIDES, bulge, ellipse, noise, ribbon, spline
+from chexseg.phantom_canvas import LEFT, RIGHT, SIDES, bulge, ellipse, graded, noise, ribbon, spline
 from chexseg.phantom_patients import (
     ATELECTASIS,
     CONSOLIDATION,
@@ -41,7 +41,10 @@ def _cut(mask: np.ndarray, region: np.ndarray) -> np.ndarray:
 
 
 def _texture(scene: Scene, rng: np.random.Generator, cells: int) -> np.ndarray:
-    return np.clip(1 + noise(rng, scene.shape, cells) * np.float32(0.3), 0.2, 1.5)
+    field = noise(rng, scene.shape, cells)
+    field *= np.float32(0.3)
+    field += 1
+    return np.clip(field, 0.2, 1.5, out=field)
 
 
 def _blob(centre, radii, rng: np.random.Generator, rough: float = 0.12) -> np.ndarray:
@@ -105,13 +108,13 @@ def draw_consolidation(scene: Scene, rng: np.random.Generator) -> Drawn:
     lobe = _blob(centre, (rng.uniform(0.3, 0.5), rng.uniform(0.3, 0.46)), rng, 0.16)
     mask = _cut(cv2.subtract(frame.fill(lobe), frame.fill(beyond)), scene.lungs[side])
     soft = cv2.subtract(frame.blur(frame.fill(lobe), 0.05), frame.fill(beyond))
-    inside = frame.blur(soft, 0.006) * np.float32(rng.uniform(0.7, 0.88) / 255)
+    inside = graded(frame.blur(soft, 0.006), rng.uniform(0.7, 0.88))
     scene.air[side] *= 1 - np.minimum(inside * _texture(scene, rng, 14), np.float32(0.95))
     root = np.array(scene.chest.hila[side])
     ends = centre + rng.normal(0, 0.16, (4, 2))
     paths = np.stack([np.tile(root, (4, 1)), (root + ends) / 2 + rng.normal(0, 0.04, (4, 2)), ends], axis=1)
     bronchi = _cut(frame.strokes(spline(paths, closed=False), 0.016), mask)
-    scene.dense -= frame.blur(bronchi, 0.006) * np.float32(0.08 / 255)
+    scene.dense -= graded(frame.blur(bronchi, 0.006), 0.08)
     return Drawn(_cut(mask, scene.visible[side]))
 
 
@@ -119,10 +122,11 @@ def draw_patchy(scene: Scene, rng: np.random.Generator) -> Drawn:
     """Two to six patches that may run together."""
     mask = scene.frame.blank()
     sides = ((RIGHT, LEFT) if rng.random() < 0.5 else (SIDES[rng.integers(2)],)) * int(rng.integers(1, 4))
+    texture = _texture(scene, rng, 22)
     for side in sides:
         patch = scene.frame.fill(_blob(_place(scene, side, rng), rng.uniform(0.12, 0.26, 2), rng, 0.2))
         patch = _cut(patch, scene.lungs[side])
-        share = scene.frame.blur(patch, 0.045) * _texture(scene, rng, 22) * np.float32(rng.uniform(0.45, 0.75) / 255)
+        share = graded(scene.frame.blur(patch, 0.045), rng.uniform(0.45, 0.75)) * texture
         scene.air[side] *= 1 - np.minimum(share, np.float32(0.9))
         mask = cv2.max(mask, _cut(patch, scene.visible[side]))
     return Drawn(mask)
@@ -142,7 +146,7 @@ def draw_atelectasis(scene: Scene, rng: np.random.Generator) -> Drawn:
         )
         width = rng.uniform(0.03, 0.06) * np.sin(np.linspace(0.3, np.pi - 0.3, len(path)))
         band = frame.blur(frame.fill(ribbon(path, width)), 0.011)
-        scene.air[side] *= 1 - band * np.float32(rng.uniform(0.55, 0.8) / 255)
+        scene.air[side] *= graded(band, 1 - rng.uniform(0.55, 0.8), 1)
         mask = cv2.max(mask, _cut(frame.fill(ribbon(path, width + 0.05)), scene.visible[side]))
     if has_wedge:
         dome, side = chest.domes[lifted], lifted
@@ -150,7 +154,7 @@ def draw_atelectasis(scene: Scene, rng: np.random.Generator) -> Drawn:
         far = (rng.uniform(0.75, 0.92), dome + 0.04)
         wedge = [tip, ((tip[0] + far[0]) / 2 + 0.03, (tip[1] + far[1]) / 2), far, (0.5, dome + 0.12), (0.1, dome + 0.1)]
         filled = _cut(frame.fill(spline(np.array(wedge) * (side, 1))), scene.lungs[side])
-        share = frame.blur(filled, 0.025) * _texture(scene, rng, 18) * np.float32(rng.uniform(0.5, 0.7) / 255)
+        share = graded(frame.blur(filled, 0.025), rng.uniform(0.5, 0.7)) * _texture(scene, rng, 18)
         scene.air[side] *= 1 - np.minimum(share, np.float32(0.9))
         mask = cv2.max(mask, _cut(filled, scene.visible[side]))
     return Drawn(mask)
@@ -165,7 +169,7 @@ def draw_lesion(scene: Scene, rng: np.random.Generator) -> Drawn:
         radius = rng.uniform(0.13, 0.2) if mass else rng.uniform(0.06, 0.11)
         ball = _cut(scene.frame.fill(_blob(_place(scene, side, rng), (radius, radius), rng, 0.06)), scene.visible[side])
         solid = 0.4 + 0.6 * bulge(scene.frame.depth(ball), radius)
-        density = scene.frame.blur(ball, 0.014) * np.float32(rng.uniform(0.6, 0.9) / 255)
+        density = graded(scene.frame.blur(ball, 0.014), rng.uniform(0.6, 0.9))
         scene.air[side] *= 1 - density * solid
         mask = cv2.max(mask, ball)
     return Drawn(mask)
@@ -176,18 +180,18 @@ def draw_pneumothorax(scene: Scene, rng: np.random.Generator) -> Drawn:
     side, frame = SIDES[rng.integers(2)], scene.frame
     outline = scene.chest.lungs[side]
     sunk = outline * (rng.uniform(0.84, 0.95), 1)
-    top = outline[:, 1].min()
-    low = outline[:, 1].max()
+    top, low = outline[:, 1].min(), outline[:, 1].max()
     drop = rng.uniform(0.10, 0.28)
     sunk[:, 1] += drop * ((low - outline[:, 1]) / (low - top)) ** 1.5
     lung = frame.fill(sunk)
     crescent = cv2.subtract(scene.visible[side], lung)
-    gap = frame.blur(crescent, 0.006) * np.float32(1 / 255)
-    scene.air[side] += gap * np.float32(0.22) - frame.blur(_cut(lung, scene.lungs[side]), 0.01) * np.float32(0.08 / 255)
-    scene.vascular *= 1 - gap
+    gap = frame.blur(crescent, 0.006)
+    scene.air[side] += graded(gap, 0.22)
+    scene.air[side] -= graded(frame.blur(_cut(lung, scene.lungs[side]), 0.01), 0.08)
+    scene.vascular *= graded(gap, 0, 1)
     edge = frame.strokes([np.concatenate([sunk, sunk[:1]])], 0.012)
     near = cv2.dilate(crescent, np.ones((5, 5), np.uint8))
-    scene.dense += frame.blur(_cut(edge, near), 0.004) * np.float32(0.10 / 255)
+    scene.dense += graded(frame.blur(_cut(edge, near), 0.004), 0.10)
     return Drawn(crescent)
 
 
@@ -207,8 +211,8 @@ def draw_effusion(scene: Scene, rng: np.random.Generator) -> Drawn:
         cavity = cv2.max(scene.lungs[side], scene.frame.fill(scene.chest.recesses[side]))
         layer = scene.frame.fill(body)
         fluid = _cut(layer, cavity)
-        scene.air[side] *= 1 - scene.frame.blur(layer, 0.02) * np.float32(0.93 / 255)
-        scene.dense += scene.frame.blur(fluid, 0.03) * np.float32(0.05 / 255)
+        scene.air[side] *= graded(scene.frame.blur(layer, 0.02), 0.07, 1)
+        scene.dense += graded(scene.frame.blur(fluid, 0.03), 0.05)
         mask = cv2.max(mask, cv2.subtract(fluid, _cut(fluid, scene.silhouette)))
     return Drawn(mask)
 
@@ -218,13 +222,13 @@ def _wire(scene: Scene, drawn: Drawn, points, width: float, amount: float, *, is
     canvas = scene.frame.strokes(path[None], width)
     if is_hollow:
         scene.frame.strokes(path[None], width * 0.45, canvas, 90)
-    scene.dense += scene.frame.blur(canvas, 0.004) * np.float32(amount / 255)
+    scene.dense += graded(scene.frame.blur(canvas, 0.004), amount)
     drawn.outlines.append(ribbon(path, max(width, OUTLINED_BAND, OUTLINED_PIXELS / scene.frame.scale)))
     return path
 
 
 def _plate(scene: Scene, drawn: Drawn, outline: np.ndarray, amount: float) -> None:
-    scene.dense += scene.frame.blur(scene.frame.fill(outline), 0.005) * np.float32(amount / 255)
+    scene.dense += graded(scene.frame.blur(scene.frame.fill(outline), 0.005), amount)
     drawn.outlines.append(outline)
 
 

@@ -78,20 +78,25 @@ def outline(drawn: Drawn, frame: Frame, factor: int, second: np.random.Generator
         mask = frame.blur(drawn.mask, 0.014) > 127
         if second is not None:
             mask = _redraw(mask, frame.scale, second)
-        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        smallest = max(4 * factor * factor, SMALLEST_PART * mask.size)
-        contours = [c for c in contours if cv2.contourArea(c) >= smallest]
-        polygons = [cv2.approxPolyDP(c, 0.5 * factor, True)[:, 0].astype(float) for c in contours]
+        polygons = _contours(mask, factor, max(4 * factor * factor, SMALLEST_PART * mask.size))
+    limit = np.array([frame.width, frame.height])
     for points in drawn.outlines:
         if second is not None:
             if second.random() < 2 * MISSED:
                 continue
             points = points + _shake(points, second)
-        polygons.append(frame.pixels(points))
-    limit = np.array([frame.width // factor - 1, frame.height // factor - 1])
-    scaled = [np.clip((p + 0.5) / factor - 0.5, 0, limit).round(1) for p in polygons]
-    # A part that lies outside the picture has no area left after clipping.
-    return [p.tolist() for p in scaled if len(p) > 2 and (np.ptp(p, axis=0) > 0).all()]
+        polygon = frame.pixels(points)
+        is_inside = (polygon > 0).all() and (polygon < limit - factor).all()
+        polygons += [polygon] if is_inside else _contours(frame.fill(points) > 127, factor, 2 * factor * factor)
+    scaled = [np.clip((p + 0.5) / factor - 0.5, 0, limit // factor - 1).round(1) for p in polygons]
+    return [p.tolist() for p in scaled if len(p) > 2]
+
+
+def _contours(mask: np.ndarray, factor: int, smallest: float) -> list[np.ndarray]:
+    """Outer borders (n, 2) of the parts of at least `smallest` pixels."""
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    large = [c for c in contours if cv2.contourArea(c) >= smallest]
+    return [cv2.approxPolyDP(c, 0.5 * factor, True)[:, 0].astype(float) for c in large]
 
 
 def _redraw(mask: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
