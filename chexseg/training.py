@@ -202,7 +202,7 @@ def fit(
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """A schedule: a linear rise over a fifth of the run, then a cosine to zero (Smith & Topin 2019, momentum aside)."""
+    """A schedule: a linear rise over a fifth of the run, then a cosine to zero (after Smith & Topin 2019)."""
     warm = max(1, steps // 5)
     if step < warm:
         return (step + 1) / warm
