@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--subset_len", type=cli.positive_int, default=100, help="images in the subset")
     add("--pseudo_labels_type", choices=("cams", "irnet"), default="cams", help="which pseudo masks of the run")
-    add("--run_dir", type=Path, help="run folder with the pseudo masks [the default run]")
+    add("--map_dir", type=Path, help="run folder with the pseudo masks [the default run]")
     add("--masks_path", type=Path, help="split this masks JSON by patient instead")
     cli.add_boolean(parser, "--only_with_finding", default=True, help="with --masks_path: only images with a mask")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the draw")
@@ -61,7 +61,7 @@ def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, args: arg
 
 def main(args: argparse.Namespace) -> None:
     if args.masks_path is None:
-        folder = args.run_dir or constants.run_dir()
+        folder = args.map_dir or constants.run_dir()
         path = folder / f"pseudo_seg_labels_encoded_{args.pseudo_labels_type}.json"
     else:
         path = args.masks_path

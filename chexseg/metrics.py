@@ -137,15 +137,19 @@ class Overlap:
 def overlap(
     predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping], tasks: Sequence[str], images: Iterable[str]
 ) -> Overlap:
-    """Compare the masks of `images`, which both sides must have, without decoding one.
+    """Compare the masks of `images`, which all have ground truth, without decoding one.
 
-    A task missing in an image's prediction counts as an empty mask; one missing in its ground truth was not annotated
-    and is not scored (NaN). Both are told in `notes`. Raises DataError where the masks of a pair differ in size.
+    An image without prediction is not scored (NaN); a task missing in an image's prediction counts as an empty mask;
+    one missing in its ground truth was not annotated and is not scored. All of this is told in `notes`. Raises
+    DataError where the masks of a pair differ in size.
     """
     images = list(images)
     counts = np.full((4, len(images), len(tasks)), np.nan)
     unpredicted, unannotated = dict.fromkeys(tasks, 0), dict.fromkeys(tasks, 0)
+    absent = [image for image in images if image not in predictions]
     for row, image in enumerate(images):
+        if image not in predictions:
+            continue
         ours, true = predictions[image], truth[image]
         for task in tasks:
             unannotated[task] += task not in true
@@ -159,9 +163,15 @@ def overlap(
                     "make the prediction at the original's size (pred_segmentation.py --phase test)"
                 )
         counts[:, row, columns] = _pair_counts(pairs)
-    notes = [f"{task}: not annotated in {n} images, not scored there" for task, n in unannotated.items() if n]
+    notes = [f"no prediction of {len(absent)} images, not scored: {some(absent)}"] if absent else []
+    notes += [f"{task}: not annotated in {n} images, not scored there" for task, n in unannotated.items() if n]
     notes += [f"{task}: no prediction in {n} images, counted as empty" for task, n in unpredicted.items() if n]
     return Overlap(images, tuple(tasks), *counts, notes)
+
+
+def some(names: Sequence[str], count: int = 5) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(list(names)[:count]) + (", ..." if len(names) > count else "")
 
 
 def _size(rle: Mapping) -> str:

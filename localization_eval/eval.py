@@ -42,8 +42,7 @@ def report_missing(sides: dict[str, set[str]], path: Path) -> None:
     rows = [(image, side) for side, names in sides.items() for image in sorted(names)]
     for side, names in sides.items():
         if names:
-            some = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-            log.warning("%d images have no %s and are not scored: %s", len(names), side, some)
+            log.warning("%d images have no %s and are not scored: %s", len(names), side, metrics.some(sorted(names)))
     if rows:
         with shards.atomic(path) as temporary:
             pd.DataFrame(rows, columns=["image_id", "missing"]).to_csv(temporary, index=False)

@@ -200,7 +200,7 @@ def entry(*areas, size=(4, 5)):
 def test_subset_of_the_pseudo_masks(tmp_path):
     entries = [(name(i), entry(i % 3, 1)) for i in (5, 3, 8, 1, 9, 2)]
     mask_files.write(tmp_path / "pseudo_seg_labels_encoded_irnet.json", entries)
-    arguments = ("--run_dir", tmp_path, "--subset_len", 4, "--pseudo_labels_type", "irnet", "--seed", 5)
+    arguments = ("--map_dir", tmp_path, "--subset_len", 4, "--pseudo_labels_type", "irnet", "--seed", 5)
     run("create_train_set_subsets.py", *arguments)
     path = tmp_path / "pseudo_seg_labels_irnet_4_cxrs.json"
     expected = random.Random(5).sample(sorted(i for i, _ in entries), 4)
@@ -213,9 +213,9 @@ def test_subset_of_the_pseudo_masks(tmp_path):
     run("create_train_set_subsets.py", *arguments[:-1], 6)
     assert path.read_bytes() != first
     with pytest.raises(DataError, match="6 images; --subset_len 7"):
-        run("create_train_set_subsets.py", "--run_dir", tmp_path, "--subset_len", 7, "--pseudo_labels_type", "irnet")
+        run("create_train_set_subsets.py", "--map_dir", tmp_path, "--subset_len", 7, "--pseudo_labels_type", "irnet")
     with pytest.raises(DataError, match="pseudo_seg_labels_encoded_cams.json: no such masks file"):
-        run("create_train_set_subsets.py", "--run_dir", tmp_path)
+        run("create_train_set_subsets.py", "--map_dir", tmp_path)
 
 
 def test_expert_split_keeps_patients_together(tmp_path, caplog):
