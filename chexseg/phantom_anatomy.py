@@ -149,7 +149,8 @@ def _torso(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     ]
     left, right = spline(mirrored(half), closed=False)[::-1]
     outline = np.concatenate([left, right[::-1]])
-    body = bulge(frame.depth(frame.blur(frame.fill(outline), 0.02)), 0.24) * np.float32(0.82 + 0.10 * build)
+    filled = frame.blur(frame.fill(outline), 0.02)
+    body = bulge(frame.depth(filled), 0.24) * graded(filled, 0.82 + 0.10 * build)
     belly = np.clip((scene.y - np.float32(0.5)) * np.float32(1.6), 0, 1)
     body *= 1 + belly * np.float32(0.24)
     if chest.patient.sex == "Female":

@@ -71,7 +71,8 @@ def lateral(chest: Chest, frame: Frame, is_hazy: bool, rng: np.random.Generator)
     lung += [(0.78, 0.4), (0.8, -0.2), (0.55, -0.75)]
     heart = [(-0.65, 0.2), (-0.3, 0.05), (0.15, 0.2), (0.25 + low, 0.5), (0.1, dome + 0.1), (-0.62, dome + 0.05)]
     arch = spline([(-0.25, 0.1), (-0.2, -0.3), (0.1, -0.4), (0.35, -0.2), (0.42, 0.8)], closed=False)
-    thick = bulge(frame.depth(frame.fill(spline(body))), 0.35)
+    filled = frame.blur(frame.fill(spline(body)), 0.02)
+    thick = bulge(frame.depth(filled), 0.35) * graded(filled)
     inside = frame.fill(spline(lung))
     air = graded(frame.blur(inside, 0.01)) * (0.4 + 0.6 * bulge(frame.depth(inside), 0.3))
     air *= graded(frame.blur(frame.fill(spline(heart)), 0.02), 0.25, 1)

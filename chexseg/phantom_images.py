@@ -8,7 +8,7 @@ import numpy as np
 
 from chexseg import phantom_film, phantom_findings, phantom_patients
 from chexseg.phantom_anatomy import Scene
-from chexseg.phantom_canvas import Frame, noise
+from chexseg.phantom_canvas import Frame, distance, noise
 from chexseg.phantom_findings import Drawn
 from chexseg.phantom_patients import EFFUSION, OPACITIES, OPACITY, TASKS, View, stream
 
@@ -100,8 +100,7 @@ def _contours(mask: np.ndarray, factor: int, smallest: float) -> list[np.ndarray
 
 
 def _redraw(mask: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
-    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
-    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+    inside, outside = distance(mask), distance(~mask)
     reach = float(min(inside.max(), STEADY * scale))
     shake = noise(rng, mask.shape, 9) * np.float32(0.22 * reach)
     again = inside - outside + shake + np.float32(reach * rng.normal(0.02, 0.14)) > 0

@@ -44,8 +44,9 @@ HEADER = "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung L
 HEADER += "Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
 
 
-def run(*arguments, **options):
+def run(*arguments, extra=None, **options):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CHEXPERT", "OBJ_", "TEST_SEG"))}
+    environment |= extra or {}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
 
@@ -126,21 +127,11 @@ def test_polygons_lie_in_the_image_and_agree_with_the_labels(tiny):
     assert {"Lung Opacity", "Support Device"} <= names, "real files use aliases, so this one does"
 
 
-def test_same_bytes_with_workers_and_with_other_counts(tiny, tmp_path):
-    done = run(
-        "--preset",
-        "tiny",
-        "--num_train",
-        20,
-        "--num_valid",
-        2,
-        "--num_test",
-        2,
-        "--out_dir",
-        tmp_path,
-        "--num_workers",
-        2,
-    )
+def test_same_bytes_with_workers_other_counts_and_a_lesser_processor(tiny, tmp_path):
+    counts = "--num_train", 20, "--num_valid", 2, "--num_test", 2
+    lesser = {"OPENCV_IPP": "disabled", "OPENCV_CPU_DISABLE": "AVX2,AVX,FP16,SSE4.2", "PYTHONWARNINGS": "ignore"}
+    lesser["NPY_DISABLE_CPU_FEATURES"] = "AVX512_ICL AVX512_SPR X86_V4 X86_V3 AVX512F AVX2 FMA3"
+    done = run("--preset", "tiny", *counts, "--out_dir", tmp_path, "--num_workers", 2, extra=lesser)
     assert done.returncode == 0, done.stderr
     many, few = contents(tiny), contents(tmp_path)
     images = [name for name in few if name.endswith(".jpg")]
