@@ -1,7 +1,7 @@
 """Stage 8: the paper's table and picture from each method's masks of the test set.
 
-    python make_tables.py --ground_truth $TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json --output_dir report \
-        --method weak_irnet=weak/test_masks.json --method full=full/test_masks.json \
+    python make_tables.py --ground_truth $TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json --output_dir report \\
+        --method weak_irnet=weak/test_masks.json --method full=full/test_masks.json \\
         --method chexseg=chexseg/test_masks.json --human second_reader.json
 
 Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), table.md and sheet.png. The

@@ -42,17 +42,19 @@ case $preset in
     phantom="--preset tiny" size=64 network=resnet10w32 encoder=resnet10w32 expert=10
     classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle"
     irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20
-    segmentation="--num_epochs 2 --batch_size 8 --lr 2e-3" ;;
+    common="--decoder_channels 64 --batch_size 8 --lr 1e-3 --one_cycle --augment"
+    weak="--num_epochs 2" full="--num_epochs 4" semi="--num_epochs 2" ;;
   default)
     phantom="--preset default" size=160 network=resnet10w32 encoder=resnet10w32 expert=70
     classifier="--num_epochs 12 --batch_size 16 --lr 2e-3 --augment --one_cycle"
-    irnet="--num_epochs 2 --radius 5" pseudo="--radius 3" subset=300
-    segmentation="--num_epochs 12 --batch_size 8 --lr 1e-3" ;;
+    irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
+    common="--decoder_channels 64 --batch_size 8 --lr 1e-3 --one_cycle --augment"
+    weak="--num_epochs 2" full="--num_epochs 25" semi="--num_epochs 25" ;;
   paper)
     phantom= size=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
     irnet="--num_epochs 5" pseudo= subset=100
-    segmentation="--num_epochs 20 --batch_size 8 --lr 1e-4" ;;
+    common="--batch_size 8 --lr 1e-4" weak="--num_epochs 20" full="--num_epochs 20" semi="--num_epochs 20" ;;
 esac
 
 if [ "$preset" = paper ]; then
@@ -125,6 +127,51 @@ step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ck
 step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" \
   --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training True $pseudo
 
+step test_threshold_masks "$here/localization_eval/pred_segmentation.py" --phase test --map_dir "$run_test" \
+  --method gradcam --model_type single
+step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
+  --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training False \
+  --image_size $size --gate probability $pseudo
+
 # 5. Subsets: the experts' images for training and validation, and the pseudo masks that go with them in CheXseg.
 step expert_split "$here/create_train_set_subsets.py" --masks_path "$truth/valid_encoded.json" --subset_len $expert
 step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet
+rest=$(find "$truth" -name 'valid_encoded_*.json' ! -name "valid_encoded_$expert.json" | head -1)
+
+# 6. The four methods. Epochs and thresholds are chosen on the experts' validation images.
+trials=$base/seg_trials
+network_options="--architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --image_size $size $common"
+weak_on() {
+  step "train_weak_$1" "$here/segmentation_train.py" --save_dir "$trials" --experiment_name "weak_$1" \
+    --train_masks_path "$run/pseudo_seg_labels_encoded_$2.json" --eval_masks_path "$rest" \
+    --encoder_weights "$ckpt" $network_options $weak
+}
+weak_on cam cams
+weak_on irnet irnet
+step train_full "$here/segmentation_train.py" --save_dir "$trials" --experiment_name full --train_set valid \
+  --train_masks_path "$truth/valid_encoded_$expert.json" --eval_masks_path "$rest" \
+  --encoder_weights "$ckpt" $network_options $full
+step train_chexseg "$here/segmentation_train.py" --save_dir "$trials" --experiment_name chexseg \
+  --ss_expert_annotations_masks_path "$truth/valid_encoded_$expert.json" \
+  --ss_dnn_generated_masks_path "$run/pseudo_seg_labels_irnet_${subset}_cxrs.json" --eval_masks_path "$rest" \
+  --encoder_weights "$ckpt" $network_options \
+  --semi_supervised True --weighted True --strong_labels_weight 0.9 $semi
+
+# 7. Their masks of the test set.
+for method in weak_cam weak_irnet full chexseg; do
+  step "test_$method" "$here/segmentation_test.py" --model_path "$trials/$method/best_model.pth" \
+    --test_masks_path "$truth/test_encoded.json" --output_path "$trials/$method/test_masks.json"
+done
+
+# 8. The table and the sheet.
+human=()
+[ ! -f "$truth/test_human_encoded.json" ] || human=(--human "$truth/test_human_encoded.json")
+step table "$here/make_tables.py" --ground_truth "$truth/test_encoded.json" --output_dir "$report" \
+  --method weak_cam="$trials/weak_cam/test_masks.json" --method weak_irnet="$trials/weak_irnet/test_masks.json" \
+  --method full="$trials/full/test_masks.json" --method chexseg="$trials/chexseg/test_masks.json" \
+  "${human[@]}" --maps "$run_test" --pseudo "$run_test/pseudo_seg_labels_encoded_irnet.json"
+
+echo
+cat "$report/table.md"
+awk -F, 'NR > 1 {s += $2} END {printf "\nAll stages: %d min %02d s. ", s / 60, s % 60}' "$report/timings.csv"
+echo "Report: $report/table.md, table.csv, timings.csv, sheet.png"

@@ -1,6 +1,6 @@
 """Stage 1: a classifier's saliency maps and predictions.
 
-    python test.py --batch_size 16 --ckpt_path <checkpoint> --phase test \
+    python test.py --batch_size 16 --ckpt_path <checkpoint> --phase test \\
         --save_dir_predictions $OBJ_EFFICIENCY_BASE_PATH/train_cams --save_cams True --save_train_cams True
     torchrun --nproc_per_node 8 test.py ...        the same, shared among 8 GPUs
 

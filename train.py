@@ -1,6 +1,6 @@
 """Stage 0: the classifier, when you have no checkpoint of one.
 
-    python train.py --ckpt_path $OBJ_EFFICIENCY_BASE_PATH/models/mine/classifier.ckpt --architecture densenet121 \
+    python train.py --ckpt_path $OBJ_EFFICIENCY_BASE_PATH/models/mine/classifier.ckpt --architecture densenet121 \\
         --weights imagenet --num_epochs 3
     torchrun --nproc_per_node 8 train.py ...       the same on 8 GPUs
 

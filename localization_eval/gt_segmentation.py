@@ -1,6 +1,6 @@
 """Stage 2: radiologists' polygons (CheXlocalize's gt_annotations_*.json) -> masks JSON.
 
-    python gt_segmentation.py --ann_path $TEST_SEG_LABELS_GT_BASE_PATH/gt_annotations_test.json \
+    python gt_segmentation.py --ann_path $TEST_SEG_LABELS_GT_BASE_PATH/gt_annotations_test.json \\
         --output_path $TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json
 
 Every image of the annotations gets a mask of every task at its own size; a task without a polygon gets an empty one.

@@ -1,6 +1,6 @@
 """Stage 2: masks from saliency maps, by a threshold on each map.
 
-    python pred_segmentation.py --phase train --map_dir $OBJ_EFFICIENCY_BASE_PATH/train_cams/<run> \
+    python pred_segmentation.py --phase train --map_dir $OBJ_EFFICIENCY_BASE_PATH/train_cams/<run> \\
         --method gradcam --model_type single
     python pred_segmentation.py --phase test --map_dir <run> --protocol chexlocalize --threshold_path thresholds.csv
 
