@@ -89,7 +89,7 @@ def distance(mask: np.ndarray) -> np.ndarray:
     """Pixels (H, W) float32 from each True to the nearest False."""
     found = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Squares are whole numbers: rounding them undoes what Intel's and OpenCV's own code do differently.
-    np.minimum(found, 2048, out=found)  # a mask without an edge
+    np.minimum(found, 1000, out=found)  # a mask without an edge is infinitely deep
     found *= found
     return np.sqrt(np.rint(found, out=found), out=found)
 
