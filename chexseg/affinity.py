@@ -72,7 +72,7 @@ def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10) -> Tensor:
         raise ValueError(f"logits {tuple(logits.shape)} do not fit the labels {tuple(labels.shape)}")
     if labels.shape[1] > MAX_CLASSES:
         raise ValueError(f"{labels.shape[1]} classes; at most {MAX_CLASSES}")
-    logits = logits.float()[:, 0]
+    logits = logits.float()[:, 0].contiguous()
     zeros, ones = _bits(labels == 0), _bits(labels == 1)
     weights = _weights(_count_pairs(zeros, ones, radius, labels.shape[1]))
     like, unlike = _blame(logits.detach(), zeros, ones, weights, radius)
@@ -123,12 +123,17 @@ def _weights(pairs: Tensor) -> Tensor:
 def _blame(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     """Weights (B, h, w) of the pairs of like and of unlike labels whose path has its largest logit here, the first of
     equals. What a pair's loss depends on is this one pixel."""
+    if logits.device.type != "cpu":
+        return _blame_in_torch(logits, zeros, ones, weights, radius)
     like, unlike = torch.zeros_like(logits), torch.zeros_like(logits)
-    if logits.device.type == "cpu":
-        arrays = [t.contiguous().numpy() for t in (logits, zeros, ones, weights, like, unlike)]
-        for direction in _fitting(logits, radius):
-            _blame_direction(*arrays, *direction, np.array(path(*direction)))
-        return like, unlike
+    arrays = [t.contiguous().numpy() for t in (logits, zeros, ones, weights, like, unlike)]
+    for direction in _fitting(logits, radius):
+        _blame_direction(*arrays, *direction, np.array(path(*direction)))
+    return like, unlike
+
+
+def _blame_in_torch(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius: int):
+    like, unlike = torch.zeros_like(logits), torch.zeros_like(logits)
     place = torch.arange(logits.numel(), device=logits.device).view(logits.shape)
     for direction in _fitting(logits, radius):
         background, foreground, other = _pairs(zeros, ones, direction)
