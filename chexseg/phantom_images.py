@@ -8,7 +8,7 @@ import numpy as np
 
 from chexseg import phantom_film, phantom_findings, phantom_patients
 from chexseg.phantom_anatomy import Scene
-from chexseg.phantom_canvas import Frame, distance, noise
+from chexseg.phantom_canvas import EXACT, Frame, distance, noise
 from chexseg.phantom_findings import Drawn
 from chexseg.phantom_patients import EFFUSION, OPACITIES, OPACITY, TASKS, View, stream
 
@@ -100,13 +100,17 @@ def _contours(mask: np.ndarray, factor: int, smallest: float) -> list[np.ndarray
 
 
 def _redraw(mask: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
+    """The mask (H, W) bool as another hand draws it; worked out on a grid half as fine."""
+    size = mask.shape[::-1]
+    mask = cv2.resize(mask * np.uint8(255), (size[0] // 2, size[1] // 2), interpolation=EXACT) > 127
     inside, outside = distance(mask), distance(~mask)
-    reach = float(min(inside.max(), STEADY * scale))
+    reach = float(min(inside.max(), STEADY * scale / 2))
     shake = noise(rng, mask.shape, 9) * np.float32(0.22 * reach)
     again = inside - outside + shake + np.float32(reach * rng.normal(0.02, 0.14)) > 0
     dx, dy = np.round(rng.normal(0, 0.12 * reach, 2)).astype(int)
     shift = np.array([[1.0, 0, dx], [0, 1.0, dy]])
-    return cv2.warpAffine(again.astype(np.uint8), shift, mask.shape[::-1], flags=cv2.INTER_NEAREST) > 0
+    again = cv2.warpAffine(again * np.uint8(255), shift, again.shape[::-1], flags=cv2.INTER_NEAREST)
+    return cv2.resize(again, size, interpolation=EXACT) > 127
 
 
 def _shake(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
