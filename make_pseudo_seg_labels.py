@@ -1,21 +1,20 @@
-"""Stage 4: pseudo masks, by a random walk of the saliency maps that IRNet's boundaries stop.
+"""Stage 4: pseudo masks, from the saliency maps as they are and from a random walk that stops at boundaries.
 
-    python make_pseudo_seg_labels.py \\
-        --irn_pseudo_labels_save_dir $OBJ_EFFICIENCY_BASE_PATH/train_cams/ <name of the run folder> \\
-        --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training True
-    torchrun --nproc_per_node 8 make_pseudo_seg_labels.py ...        the same, shared among 8 GPUs
+    python make_pseudo_seg_labels.py --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth \\
+        --irn_pseudo_labels_save_dir $OBJ_EFFICIENCY_BASE_PATH/train_cams/ <folder of the run> --irn_is_training True
+    torchrun --nproc_per_node 8 make_pseudo_seg_labels.py ...      the same, shared among 8 GPUs
 
-Writes pseudo_seg_labels_encoded_irnet.json into the run folder, and pseudo_seg_labels_encoded_cams.json, the masks of
-localization_eval/pred_segmentation.py, beside it. Masks have the size of the network's input.
+Reads hdf5_files/train_set of the run folder and writes there pseudo_seg_labels_encoded_cams.json, which holds the masks
+of stage 2, and pseudo_seg_labels_encoded_irnet.json. Killed and run again, it goes on where it was.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import constants
 from chexseg import (
@@ -30,111 +29,126 @@ from chexseg import (
     provenance,
     random_walk,
     shards,
+    training,
 )
-from chexseg.errors import DataError
+from chexseg.errors import UsageError
 from chexseg.saliency import SaliencyMaps
-
-GATES = ("labels", "probability", "none")
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    add("--irn_pseudo_labels_save_dir", nargs="+", help="run folder, in one word or two [the default run]")
-    add("--irn_best_model_name", required=True, help="boundary network: a name in weakly_supervised/saved_models")
-    cli.add_boolean(parser, "--irn_is_training", default=True, help="training images, from HDF5; else any run's")
-    add("--gate", choices=GATES, default="labels", help="empty masks for absent findings; none = the original")
-    add("--gate_probability", type=cli.fraction, default=0.5, help="with --gate probability: absent below it")
-    cli.add_boolean(parser, "--uncertain_is_present", default=True, help="with --gate labels: count -1 as present")
-    add("--csv_path", type=Path, help="labels for --gate labels [train.csv, or valid.csv, in CheXpert's folder]")
-    add("--beta", type=cli.positive_float, default=5.0, help="power of the affinity")
-    add("--exp_times", type=cli.non_negative_int, default=3, help="the walk has 2^this steps")
-    add("--radius", type=cli.positive_int, default=3, help="of a step, pixels of the stride-4 grid")
-    add("--threshold", type=cli.fraction, default=0.6, help="foreground above this share of the maximum")
-    add("--image_size", type=cli.positive_int, default=320, help="without --irn_is_training: side of the input")
+    add(
+        "--irn_pseudo_labels_save_dir",
+        nargs="+",
+        metavar="DIR",
+        help="run folder, in one word or two (folder of runs, run) [the default run]",
+    )
+    add(
+        "--irn_best_model_name",
+        default="best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth",
+        help="boundary network in $OBJ_EFFICIENCY_BASE_PATH/weakly_supervised/saved_models, or a path",
+    )
+    cli.add_boolean(
+        parser, "--irn_is_training", default=True, help="the images have labels; else the gate is probability"
+    )
+    add(
+        "--gate",
+        choices=("labels", "probability", "none"),
+        default="labels",
+        help="empty mask of the walk where the image's label says absent, where the classifier does, or nowhere",
+    )
+    cli.add_boolean(parser, "--uncertain_is_present", default=True, help="count labels of -1 as present")
+    add("--gate_probability", type=cli.fraction, default=0.5, help="least probability of a mask, --gate probability")
+    add("--csv_path", type=Path, help="labels for the gate [train.csv in CheXpert's folder]")
+    add("--beta", type=cli.positive_float, default=5.0, help="power of the affinities")
+    add("--exp_times", type=cli.non_negative_int, default=3, help="2^this steps of the walk")
+    add("--radius", type=cli.positive_int, default=3, help="a step goes less far than this, on the stride-4 grid")
+    add("--threshold", type=cli.fraction, default=0.6, help="foreground above this part of a score's maximum")
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
+    add("--precision", choices=training.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
     cli.add_run_options(parser)
     return parser
 
 
-def image_reader(args: argparse.Namespace, run: Path, maps: SaliencyMaps):
-    """The ids to process, a function from an id to its (S, S) image, and the file that decides them."""
-    if args.irn_is_training:
-        train_set = hdf5_files.open_train_set(run)
-        ids = hdf5_files.names(train_set)
-        rows = {name: row for row, name in enumerate(ids)}
-        return ids, lambda name: train_set["cxr_images"][rows[name]], train_set.path
-    folder = constants.data_dir()
-    return maps.ids, lambda n: data.resize_square(data.read_image(data.find_image(folder, n)), args.image_size), None
+def run_folder(words: Sequence[str] | None) -> Path:
+    """The seed's command has a blank in the path: two words mean one folder below the other."""
+    if words is not None and len(words) > 2:
+        raise UsageError(f"--irn_pseudo_labels_save_dir takes one or two words, got {len(words)}: {' '.join(words)}")
+    return Path(*words) if words else constants.run_dir()
 
 
-def gate(args: argparse.Namespace, ids: Sequence[str], tasks: Sequence[str], maps: SaliencyMaps):
-    """A function from an id to (T,) bool, the findings that may have a mask, and the file that says so."""
-    if args.gate == "none":
-        return lambda name: np.ones(len(tasks), bool), None
-    if args.gate == "probability":
-        rows = maps.task_rows(tasks)
-        return lambda name: maps[name]["probabilities"][rows] >= args.gate_probability, None
-    split = "train" if args.irn_is_training else "valid"
-    path = args.csv_path or data.split_csv(constants.data_dir(), split)
+def present_findings(args: argparse.Namespace, run: Path, train_set) -> tuple[np.ndarray, list[Path]]:
+    """(N, T) bool: which masks are not emptied by the gate; and the files that say so."""
+    ids = hdf5_files.names(train_set)
+    gate = args.gate if args.irn_is_training or args.gate != "labels" else "probability"
+    if gate == "none":
+        return np.ones((len(ids), len(train_set.tasks)), bool), []
+    if gate == "probability":
+        maps = SaliencyMaps(run)
+        rows = maps.task_rows(train_set.tasks)
+        found = np.stack([maps[name]["probabilities"][rows] for name in ids])
+        return found >= args.gate_probability, [maps.path] if maps.path.is_file() else []
+    path = args.csv_path or data.split_csv(constants.data_dir(), "train")
     frame = data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
-    present = data.present(frame, ids, tasks, uncertain=args.uncertain_is_present)
-    return dict(zip(ids, present, strict=True)).__getitem__, path
+    return data.present(frame, ids, train_set.tasks, uncertain=args.uncertain_is_present), [path]
+
+
+def threshold(train_set, ids: Sequence[str], row: int) -> tuple[str, dict]:
+    """The masks of stage 2, from the maps in train_set."""
+    maps, size = train_set["cxr_cams"][row], train_set["cxr_images"].shape[1:]
+    found = masks.threshold_maps(maps, size, network_size=size)
+    return ids[row], dict(zip(train_set.tasks, masks.encode(found), strict=True))
 
 
 def main(args: argparse.Namespace) -> None:
-    run = Path(*args.irn_pseudo_labels_save_dir) if args.irn_pseudo_labels_save_dir else constants.run_dir()
-    tasks, device = constants.LOCALIZATION_TASKS, distributed.device(args.device)
-    network = Path(args.irn_best_model_name)
-    network = network if network.is_absolute() else constants.irnet_dir() / network
-    model, spec = irnet.load(network)
+    run, device = run_folder(args.irn_pseudo_labels_save_dir), distributed.device(args.device)
+    train_set = hdf5_files.open_train_set(run)
+    ids, size = hdf5_files.names(train_set), train_set["cxr_images"].shape[-1]
+    weights = Path(args.irn_best_model_name)
+    weights = weights if weights.is_file() else constants.irnet_dir() / weights
+    model, spec = irnet.load(weights)
     model.to(device)
-    maps = SaliencyMaps(run)
-    rows = maps.task_rows(tasks)
-    ids, read, images = image_reader(args, run, maps)
-    allowed, labels = gate(args, ids, tasks, maps)
+    present, gates = present_findings(args, run, train_set)
+    walk = {"beta": args.beta, "exp_times": args.exp_times, "radius": args.radius, "threshold": args.threshold}
 
-    @torch.no_grad()
-    def process(names: Sequence[str]) -> Iterator[tuple[str, dict]]:
-        for start in range(0, len(names), args.batch_size):
-            some = list(names[start : start + args.batch_size])
-            # Every batch has the same shape, so that a mask does not depend on how the images were divided.
-            padded = some + some[:1] * (args.batch_size - len(some))
-            pixels = torch.from_numpy(np.stack([read(n) for n in padded])).to(device)
-            cams = torch.from_numpy(np.stack([maps[n]["maps"][rows] for n in padded])).to(device)
-            keep = torch.from_numpy(np.stack([allowed(n) for n in padded])).to(device)
-            boundary = random_walk.mirrored_boundary(model, data.normalise(pixels, spec.normalisation))
-            cams = F.interpolate(cams * keep[..., None, None], boundary.shape[2:], mode="bilinear", align_corners=False)
-            cams = cams / cams.amax((2, 3), keepdim=True).clamp(min=torch.finfo(cams.dtype).tiny)
-            scores = random_walk.propagate(cams, boundary, beta=args.beta, exp_times=args.exp_times, radius=args.radius)
-            found = random_walk.masks_from_scores(scores, pixels.shape[-2:], threshold=args.threshold)
-            for name, stack in zip(some, found.cpu().numpy(), strict=False):
-                yield name, dict(zip(tasks, masks.encode(stack), strict=True))
+    def walked(rows: Sequence[int]) -> Iterator[tuple[str, dict]]:
+        for start in range(0, len(rows), args.batch_size):
+            some = list(rows[start : start + args.batch_size])
+            # Batches of one size, so that no mask depends on how the images were divided.
+            filled = some + some[:1] * (args.batch_size - len(some))
+            pixels = torch.from_numpy(np.stack([train_set["cxr_images"][r] for r in filled])).to(device)
+            with torch.inference_mode(), training.autocast(device, args.precision):
+                boundary = random_walk.mirrored_boundary(model, data.normalise(pixels, spec.normalisation))[: len(some)]
+            maps = torch.from_numpy(np.stack([train_set["cxr_cams"][r] for r in some])).to(device)
+            allowed = torch.from_numpy(present[some]).to(device)
+            found = random_walk.pseudo_masks(maps, boundary, allowed, (size, size), **walk).cpu().numpy()
+            for row, stack in zip(some, found, strict=True):
+                yield ids[row], dict(zip(train_set.tasks, masks.encode(stack), strict=True))
 
-    inputs = [network, images, labels, maps.path if maps.path.is_file() else None]
-    code = [affinity, random_walk, irnet, masks, mask_files, data]
-    output = {"write": mask_files.write_part, "merge": mask_files.merge_parts, "shard_size": args.shard_size}
-    shards.build(
-        run / "pseudo_seg_labels_encoded_irnet.json",
-        ids,
-        process=process,
-        record=provenance.describe(vars(args) | {"irn_pseudo_labels_save_dir": None}, inputs, code),
-        describe="pseudo masks",
-        **output,
+    def build(kind: str, process, record: dict) -> None:
+        shards.build(
+            run / f"pseudo_seg_labels_encoded_{kind}.json",
+            range(len(ids)),
+            process=process,
+            write=mask_files.write_part,
+            merge=mask_files.merge_parts,
+            record=record,
+            shard_size=args.shard_size,
+            describe=f"pseudo masks ({kind})",
+        )
+
+    plain = partial(threshold, train_set, ids)
+    build(
+        "cams",
+        lambda rows: shards.ordered_map(plain, rows, args.num_workers),
+        provenance.describe({}, [train_set.path], [hdf5_files, mask_files, masks]),
     )
-    thresholded = run / "seg_labels_encoded.json"
-    if not thresholded.is_file():
-        raise DataError(f"{thresholded}: no such file; make it with localization_eval/pred_segmentation.py")
-    stage2 = mask_files.MaskFile(thresholded)
-    shards.build(
-        run / "pseudo_seg_labels_encoded_cams.json",
-        ids,
-        process=lambda names: ((name, stage2[name]) for name in names),
-        record=provenance.describe({}, [thresholded], [mask_files]),
-        describe="threshold masks",
-        **output,
-    )
+    code = [affinity, data, hdf5_files, irnet, mask_files, masks, random_walk]
+    arguments = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
+    build("irnet", walked, provenance.describe(arguments, [train_set.path, weights, *gates], code))
 
 
 if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
     cli.run(main, build_parser)

@@ -96,6 +96,31 @@ def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float
     return (scores > threshold * largest) & (largest > 0)
 
 
+def pseudo_masks(
+    maps: Tensor,
+    boundary: Tensor,
+    present: Tensor,
+    size: tuple[int, int],
+    *,
+    threshold: float = 0.6,
+    **walk: float,
+) -> Tensor:
+    """Masks (B, C, *size) bool from saliency maps (B, C, h, w) and boundaries (B, 1, H, W) on the stride-4 grid.
+
+    Where `present` (B, C) bool is False the mask is empty. `walk` are options of `propagate`.
+    """
+    cam = F.interpolate(maps.float().nan_to_num(0, 0, 0), boundary.shape[-2:], mode="bilinear", align_corners=False)
+    if maps.device.type != "cpu":
+        masks = masks_from_scores(propagate(cam, boundary, **walk), size, threshold=threshold)
+        return masks & present[..., None, None]
+    masks = torch.zeros(*present.shape, *size, dtype=torch.bool)
+    for i, rows in enumerate(present):
+        if rows.any():  # only the findings that are there cost anything
+            scores = propagate(cam[i : i + 1, rows], boundary[i : i + 1], **walk)
+            masks[i, rows] = masks_from_scores(scores, size, threshold=threshold)[0]
+    return masks
+
+
 def mirrored_boundary(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Boundary probabilities (B, 1, h, w), averaged over images (B, 3, H, W) and their mirror images.
 
