@@ -72,11 +72,9 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
     path, or `imagenet` for torchvision's weights in torch's own cache (nothing is downloaded), or empty or `none`.
     DataError names a tensor that is missing, unexpected or of another shape; the classifier's head is left out.
     """
-    if weights.lower() in ("", "none") and kind != "imagenet":
-        if kind:
-            raise UsageError(f"--encoder_weights_type {kind} needs --encoder_weights PATH")
+    if not _has_weights(weights, kind):
         return None
-    if weights.lower() in ("", "none", "imagenet"):
+    if weights.lower() in ("", "none", "imagenet") and kind in ("", "imagenet"):
         path = models.pretrained_backbone(spec.encoder)
     else:
         path = Path(weights).expanduser()
@@ -90,12 +88,19 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
 def normalisation_for(weights: str, kind: str) -> str:
     """How images are normalised for an encoder: as it was trained where its checkpoint says so, else ImageNet's way for
     ImageNet's weights and CheXpert's for all others."""
-    if kind == "imagenet" or (not kind and weights):
-        return "imagenet"
-    if kind == "CheXpert" and weights:
-        spec = checkpoints.load_checkpoint(Path(weights).expanduser()).get("spec")
-        return spec.get("normalisation", "chexpert") if isinstance(spec, dict) else "chexpert"
-    return "chexpert"
+    if kind in ("", "imagenet"):
+        return "imagenet" if _has_weights(weights, kind) else "chexpert"
+    spec = checkpoints.load_checkpoint(Path(weights).expanduser()).get("spec") if _has_weights(weights, kind) else None
+    return spec.get("normalisation", "chexpert") if isinstance(spec, dict) else "chexpert"
+
+
+def _has_weights(weights: str, kind: str) -> bool:
+    """False where the encoder starts at random. UsageError for a kind that needs a path and has none."""
+    if weights.lower() not in ("", "none"):
+        return True
+    if kind in ("CheXpert", "MoCoCXR"):
+        raise UsageError(f"--encoder_weights_type {kind} needs --encoder_weights PATH")
+    return kind == "imagenet"
 
 
 def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec, chosen: Mapping) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from chexseg import cli, distributed, draws, resuming
+from chexseg import batch_norm, cli, distributed, draws, resuming
 from chexseg.errors import DataError
 from chexseg.resuming import Progress
 from chexseg.shards import locked
@@ -129,8 +129,8 @@ def fit(
                   less than 20 s old
     max_minutes   after so long, and on SIGTERM, save and raise SystemExit(143): the same command goes on from there
 
-    Under torchrun `batch_size` is divided among the ranks and gradients are averaged, so that a loss made of
-    `losses.sum_over_ranks` is exactly that of one process. Only rank 0 writes.
+    Under torchrun `batch_size` is divided among the ranks, gradients are averaged and batch norm sees all images: with
+    a loss made of `losses.sum_over_ranks` each step is, but for rounding, that of one process. Only rank 0 writes.
     DataError for a loss that is not finite (with the images of the batch), a checkpoint of other arguments, or a second
     run in the same folder.
     """
@@ -230,6 +230,7 @@ def _wrap(model: nn.Module, device: torch.device, compile: bool) -> nn.Module:
     """What runs in training: the model, under DistributedDataParallel where there are ranks, compiled on request."""
     network = model
     if distributed.world_size() > 1:
+        batch_norm.share(model, device)
         network = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
     return torch.compile(network) if compile else network
 

@@ -266,8 +266,12 @@ def test_random_encoder(weights):
     before = {k: v.clone() for k, v in model.encoder.state_dict().items()}
     assert segmentation.load_encoder(model, SPEC, weights, "") is None
     assert encoder_equals(model, before)
-    with pytest.raises(UsageError, match="CheXpert needs --encoder_weights"):
-        segmentation.load_encoder(model, SPEC, weights, "CheXpert")
+    assert segmentation.normalisation_for(weights, "") == "chexpert"
+    for kind in ("CheXpert", "MoCoCXR"):
+        with pytest.raises(UsageError, match=f"{kind} needs --encoder_weights"):
+            segmentation.normalisation_for(weights, kind)
+        with pytest.raises(UsageError, match=f"{kind} needs --encoder_weights"):
+            segmentation.load_encoder(model, SPEC, weights, kind)
 
 
 def test_saved_model_comes_back_whole(tmp_path):
