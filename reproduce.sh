@@ -127,8 +127,6 @@ step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ck
 step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" \
   --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training True $pseudo
 
-step test_threshold_masks "$here/localization_eval/pred_segmentation.py" --phase test --map_dir "$run_test" \
-  --method gradcam --model_type single
 step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
   --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training False \
   --image_size $size --gate probability $pseudo

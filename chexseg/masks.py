@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
@@ -181,6 +180,8 @@ def from_polygons(polygons: Iterable[Sequence], size: Sequence[int], where: str 
 
 def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(T, h, w) float32 -> (T, *size), bilinear without corner alignment; what is not finite counts as 0."""
+    import torch  # seconds of importing that scripts without maps need not wait for
+
     maps = torch.from_numpy(np.nan_to_num(np.asarray(maps, np.float32), nan=0.0, posinf=0.0, neginf=0.0))
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps.numpy()

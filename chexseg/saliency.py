@@ -14,9 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-import torch
 
-from chexseg.checkpoints import load_pickle
 from chexseg.errors import DataError
 
 STORE = Path("cams") / "saliency.h5"
@@ -91,6 +89,10 @@ class SaliencyMaps:
         }
 
     def _read_pickles(self, image_id: str) -> dict:
+        import torch  # seconds of importing that readers of the store need not wait for
+
+        from chexseg.checkpoints import load_pickle
+
         found, size = {}, None
         for task, path in self._pickles[image_id].items():
             content = load_pickle(path)
@@ -166,6 +168,8 @@ def read_predictions(store: Path) -> pd.DataFrame:
 def write_pickles(folder: Path, image_id: str, tasks: Sequence[str], record: dict, image: np.ndarray, labels) -> None:
     """CheXlocalize's `<image id>_<task>_map.pkl`, one per task: the map at the image's size (S, S), the image itself
     as (3, S, S) in 0..1, and the original's (width, height)."""
+    import torch
+
     size = image.shape[-2:]
     maps = torch.nn.functional.interpolate(torch.from_numpy(record["maps"])[None], size, mode="bilinear")[0]
     picture = torch.from_numpy(image / np.float32(255)).expand(3, *size).clone()

@@ -21,7 +21,8 @@ from chexseg.draws import Draw, Loader, in_order
 from chexseg.errors import DataError, UsageError
 from chexseg.losses import dice_loss
 from chexseg.mask_files import MaskFile
-from chexseg.metrics import PooledIoU, mean_iou
+from chexseg.metrics import mean_iou
+from chexseg.pooled_iou import PooledIoU
 from chexseg.shards import atomic
 from chexseg.training import to_device
 
@@ -252,7 +253,7 @@ class Evaluator:
         self._plan = in_order(len(dataset), batch_size, rank=distributed.rank(), world_size=distributed.world_size())
 
     def tally(self, logits: Tensor, batch: dict) -> Tensor:
-        """Counts of the batch's pixels (C, 2, 21), see `metrics.PooledIoU`; they add up over batches and ranks."""
+        """Counts of the batch's pixels (C, 2, 21), see `pooled_iou.PooledIoU`; they add up over batches and ranks."""
         pooled = PooledIoU(len(self.spec.tasks), logits.device)
         pooled.update(logits.detach().float().sigmoid(), batch["masks"])
         return pooled.counts

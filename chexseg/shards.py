@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -247,11 +248,11 @@ _function: Callable | None = None
 def _start_worker(function: Callable) -> None:
     """Once in each worker: take the function, which may be large, and leave the other cores to the other workers."""
     global _function
-    import cv2
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    # Unpickling `function` has imported what it needs; nothing else is worth a worker's start.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
     _function = function
 
 

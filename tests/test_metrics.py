@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from chexseg import bootstrap, masks, metrics
+from chexseg import bootstrap, masks, metrics, pooled_iou
 from chexseg.data import patient_of
 from chexseg.errors import DataError
 
@@ -22,7 +22,7 @@ def naive_iou(probabilities, targets):
     for c in range(probabilities.shape[1]):
         truth = targets[:, c] > 0
         row = []
-        for threshold in metrics.THRESHOLDS:
+        for threshold in pooled_iou.THRESHOLDS:
             predicted = probabilities[:, c].double() > threshold
             union = (predicted | truth).sum().item()
             row.append((predicted & truth).sum().item() / union if truth.any() else float("nan"))
@@ -44,7 +44,7 @@ def batches(draw):
 
 
 def pooled(probabilities, targets, splits=()):
-    pool = metrics.PooledIoU(probabilities.shape[1])
+    pool = pooled_iou.PooledIoU(probabilities.shape[1])
     for p, t in zip(torch.tensor_split(probabilities, splits), torch.tensor_split(targets, splits), strict=True):
         pool.update(p, t)
     return pool
@@ -55,11 +55,11 @@ def test_pooled_iou_by_hand():
     probabilities = torch.tensor([[[[0.9, 0.5]]], [[[0.6, 0.0]]]])
     targets = torch.tensor([[[[1, 1]]], [[[0, 0]]]])
     iou = pooled(probabilities, targets).iou()[0]
-    assert iou[metrics.THRESHOLDS.index(0.5)] == 1 / 3  # 0.5 is not above 0.5
-    assert iou[metrics.THRESHOLDS.index(0.45)] == 2 / 3
-    assert iou[metrics.THRESHOLDS.index(0.6)] == 1 / 3  # float32(0.6) is a little above 0.6
-    assert iou[metrics.THRESHOLDS.index(0.65)] == 1 / 2
-    assert iou[metrics.THRESHOLDS.index(0.95)] == 0
+    assert iou[pooled_iou.THRESHOLDS.index(0.5)] == 1 / 3  # 0.5 is not above 0.5
+    assert iou[pooled_iou.THRESHOLDS.index(0.45)] == 2 / 3
+    assert iou[pooled_iou.THRESHOLDS.index(0.6)] == 1 / 3  # float32(0.6) is a little above 0.6
+    assert iou[pooled_iou.THRESHOLDS.index(0.65)] == 1 / 2
+    assert iou[pooled_iou.THRESHOLDS.index(0.95)] == 0
     assert iou[0] == 2 / 3  # threshold 0: any positive probability
     best, threshold = pooled(probabilities, targets).best()
     assert best.tolist() == [2 / 3] and threshold.tolist() == [0.0]
@@ -75,7 +75,7 @@ def test_histogram_equals_repeating_twenty_times(batch):
 @given(batches())
 def test_the_device_independent_count_is_the_cpus(batch):
     probabilities, targets = (x.flatten(2) for x in batch)
-    assert torch.equal(metrics._count(probabilities, targets), metrics._count_on_cpu(probabilities, targets))
+    assert torch.equal(pooled_iou._count(probabilities, targets), pooled_iou._count_on_cpu(probabilities, targets))
 
 
 @settings(max_examples=30)
@@ -93,10 +93,11 @@ def test_more_pixels_than_a_slice(monkeypatch):
     torch.manual_seed(0)
     batch = torch.rand(2, 2, 9, 9), torch.rand(2, 2, 9, 9) > 0.5
     whole = pooled(*batch).counts
-    monkeypatch.setattr(metrics, "_SLICE", 7)
+    monkeypatch.setattr(pooled_iou, "_SLICE", 7)
     assert torch.equal(pooled(*batch).counts, whole) and whole.sum() == 2 * 2 * 81
 
 
+@pytest.mark.filterwarnings("error")  # casting a NaN to a byte gives anything
 def test_probabilities_out_of_range_and_in_half_precision():
     targets = torch.ones(1, 1, 1, 4)
     assert pooled(torch.tensor([[[[-1, float("inf"), 2, float("nan")]]]]), targets).iou()[0].tolist() == [0.5] * 20
@@ -131,9 +132,9 @@ def test_iou_at_given_thresholds():
 
 def test_update_refuses_other_shapes():
     with pytest.raises(ValueError, match="for 2 classes"):
-        metrics.PooledIoU(2).update(torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2))
+        pooled_iou.PooledIoU(2).update(torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2))
     with pytest.raises(ValueError, match="for 3 classes"):
-        metrics.PooledIoU(3).update(torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 3))
+        pooled_iou.PooledIoU(3).update(torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 3))
 
 
 # IoU of mask files
@@ -188,7 +189,7 @@ def test_masks_of_different_size_are_refused_by_name():
 
 def test_hit_by_hand():
     mask = np.zeros((20, 40))
-    mask[10:15, 30:40] = 1  # of a 4 x 4 map, the centre (row 12, column 35) of cell (2, 3)
+    mask[11:14, 33:38] = 1  # of a 4 x 4 map, the centre (row 12, column 35) of cell (2, 3), not its corner
     (rle,) = masks.encode(mask[None])
     for row in range(4):
         for column in range(4):
@@ -210,7 +211,7 @@ def test_auroc_by_hand():
     assert metrics.auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
     assert metrics.auroc([1, 1, 1], [0, 1, 1]) == 0.5
     assert np.isnan(metrics.auroc([0.1, 0.2], [1, 1]))
-    assert metrics.auroc([0.1, np.nan, 0.3, 0.2], [0, 1, 1, np.nan]) == 1
+    assert metrics.auroc([0.1, np.nan, 0.3, 0.2], [0, 0, 1, np.nan]) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))

@@ -13,7 +13,7 @@ from chexseg.cache import Sample
 from chexseg.draws import Draw
 from chexseg.errors import DataError, UsageError
 from chexseg.mask_files import MaskFile
-from chexseg.metrics import PooledIoU
+from chexseg.pooled_iou import PooledIoU
 
 TASKS = ("Cardiomegaly", "Edema", "Support Devices")
 SPEC = segmentation.SegmentationSpec("DeepLabV3Plus", "resnet10w32", TASKS, 32, "chexpert", 16)
