@@ -87,38 +87,30 @@ def _transitions(boundary: Tensor, beta: float, radius: int) -> tuple[list[Direc
 
 
 def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float = 0.6) -> Tensor:
-    """Masks (B, C, *size) bool where scores (B, C, h, w), upsampled bilinearly, exceed `threshold` of their maximum.
+    """Masks (C, *size) bool where scores (C, h, w), upsampled bilinearly, exceed `threshold` of their maximum.
 
     A class without any score gets an empty mask.
     """
-    scores = F.interpolate(scores.float(), size, mode="bilinear", align_corners=False)
-    largest = scores.amax((-2, -1), keepdim=True)
-    return (scores > threshold * largest) & (largest > 0)
+    masks = torch.zeros(len(scores), *size, dtype=torch.bool, device=scores.device)
+    for row in (scores > 0).flatten(1).any(1).nonzero()[:, 0].tolist():
+        large = F.interpolate(scores[None, row : row + 1].float(), size, mode="bilinear", align_corners=False)[0, 0]
+        masks[row] = (large > threshold * large.max()) & (large.max() > 0)
+    return masks
 
 
-def pseudo_masks(
-    maps: Tensor,
-    boundary: Tensor,
-    present: Tensor,
-    size: tuple[int, int],
-    *,
-    threshold: float = 0.6,
-    **walk: float,
-) -> Tensor:
-    """Masks (B, C, *size) bool from saliency maps (B, C, h, w) and boundaries (B, 1, H, W) on the stride-4 grid.
+def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, **walk: float) -> Tensor:
+    """Scores (B, C, H, W) of saliency maps (B, C, h, w) spread on the stride-4 grid of the boundaries (B, 1, H, W).
 
-    Where `present` (B, C) bool is False the mask is empty. `walk` are options of `propagate`.
+    Where `present` (B, C) bool is False they are 0. `walk` are options of `propagate`.
     """
     cam = F.interpolate(maps.float().nan_to_num(0, 0, 0), boundary.shape[-2:], mode="bilinear", align_corners=False)
-    if maps.device.type != "cpu":
-        masks = masks_from_scores(propagate(cam, boundary, **walk), size, threshold=threshold)
-        return masks & present[..., None, None]
-    masks = torch.zeros(*present.shape, *size, dtype=torch.bool)
+    if cam.device.type != "cpu":
+        return propagate(cam * present[..., None, None], boundary, **walk)
+    scores = torch.zeros_like(cam)
     for i, rows in enumerate(present):
         if rows.any():  # only the findings that are there cost anything
-            scores = propagate(cam[i : i + 1, rows], boundary[i : i + 1], **walk)
-            masks[i, rows] = masks_from_scores(scores, size, threshold=threshold)[0]
-    return masks
+            scores[i, rows] = propagate(cam[i : i + 1, rows], boundary[i : i + 1], **walk)[0]
+    return scores
 
 
 def mirrored_boundary(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

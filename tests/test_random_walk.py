@@ -166,21 +166,35 @@ def test_wrong_input_is_refused(cam, boundary, options):
 
 
 def test_masks_by_hand():
-    scores = torch.tensor([[[[0.0, 0.59, 0.61, 1.0]], [[0.0, 0.0, 0.0, 0.0]], [[3.0, 2.0, 1.7, -1.0]]]])
+    scores = torch.tensor(
+        [[[0.0, 0.59, 0.61, 1.0]], [[0.0, 0.0, 0.0, 0.0]], [[3.0, 2.0, 1.7, -1.0]], [[-1.0, -2, 0, 0]]]
+    )
     masks = random_walk.masks_from_scores(scores, (1, 4))
-    assert masks.tolist() == [[[[False, False, True, True]], [[False] * 4], [[True, True, False, False]]]]
+    assert masks[:, 0].int().tolist() == [[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
     half = random_walk.masks_from_scores(scores, (1, 4), threshold=0.5)
-    assert half[0, 0, 0].tolist() == [False, True, True, True]
+    assert half[0, 0].tolist() == [False, True, True, True]
+    assert random_walk.masks_from_scores(scores, (1, 4), threshold=0.0)[1].sum() == 0
 
 
 def test_masks_upsample_scores_not_masks():
-    """Maximum after upsampling: a peak between cell centres is lower than the cell."""
-    scores = torch.zeros(1, 1, 2, 2)
-    scores[..., 0, 0] = 1
-    masks = random_walk.masks_from_scores(scores, (8, 8), threshold=0.5)[0, 0]
+    scores = torch.zeros(1, 2, 2)
+    scores[0, 0, 0] = 1
+    masks = random_walk.masks_from_scores(scores, (8, 8), threshold=0.5)[0]
     # Half-pixel centres: weight of the first cell along an axis is 1, 1, .875, .625, .375, ... and the corner's is 1.
     weight = torch.tensor([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
     assert torch.equal(masks, torch.outer(weight, weight) > 0.5)
+
+
+def test_scores_of_present_findings_only():
+    maps = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    boundary = torch.rand(2, 1, 8, 10, generator=torch.Generator().manual_seed(1))
+    present = torch.tensor([[True, False, True], [False, False, False]])
+    maps[0, 1, 0, 0] = math.nan
+    scores = random_walk.pseudo_scores(maps, boundary, present, beta=3.0, exp_times=2, radius=2)
+    cam = torch.nn.functional.interpolate(maps, (8, 10), mode="bilinear", align_corners=False)
+    expected = random_walk.propagate(cam[:1, [0, 2]], boundary[:1], beta=3.0, exp_times=2, radius=2)
+    assert torch.equal(scores[:1, [0, 2]], expected)
+    assert (scores[0, 1] == 0).all() and (scores[1] == 0).all()
 
 
 def test_boundary_of_image_and_mirror_image():
