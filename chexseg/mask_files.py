@@ -12,7 +12,6 @@ Any other layout of the same JSON is read too, as one dictionary.
 
 import json
 import mmap
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -73,7 +72,7 @@ class MaskFile(Mapping[str, dict]):
         """`aliases` maps other names of a task to ours."""
         self.path, self.aliases = Path(path), dict(aliases or {})
         self._whole: dict[str, Mapping] = {}
-        self._pid, self._bytes = None, None
+        self._bytes: mmap.mmap | None = None
         try:
             data = self._map()
         except FileNotFoundError as error:
@@ -89,14 +88,14 @@ class MaskFile(Mapping[str, dict]):
             raise DataError(f"{path}: {_twice(lines[0])} occurs twice")
 
     def _map(self) -> mmap.mmap:
-        """The file's bytes, mapped anew in each process."""
-        if self._pid != os.getpid():
+        """The file's bytes. A forked process shares the mapping, a spawned one makes its own."""
+        if self._bytes is None:
             with open(self.path, "rb") as file:
-                self._bytes, self._pid = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), os.getpid()
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._bytes
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_pid": None, "_bytes": None}
+        return self.__dict__ | {"_bytes": None}
 
     def _read_foreign(self) -> dict:
         try:
