@@ -10,12 +10,15 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +32,7 @@ from chexseg.errors import DataError
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
+_NODE = re.sub(r"\W", "_", platform.node())
 
 
 @contextmanager
@@ -36,7 +40,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and rename it, on any error remove it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_leftovers(path.parent.absolute())
+    temporary = path.with_name(f".{path.name}.{_NODE}-{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -46,6 +51,25 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of this machine's processes that are no more; once for each folder."""
+    for path in folder.glob(f".*.{_NODE}-*.tmp"):
+        number = path.name.removesuffix(".tmp").rpartition("-")[2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
@@ -137,6 +161,8 @@ def build(
         if distributed.is_main():
             folder.mkdir(parents=True, exist_ok=True)
             _clean(folder, keep=set(names))
+            for path in (output, provenance.manifest_path(output)):
+                _clean_beside(path)
         distributed.barrier()
         paths = [folder / name for name in names]
         done = distributed.broadcast_object(_check(paths, prints) if distributed.is_main() else None)
@@ -175,6 +201,13 @@ def _clean(folder: Path, keep: set[str]) -> None:
     for path in folder.iterdir():
         if path.name.removesuffix(".json") not in keep:
             path.unlink()
+
+
+def _clean_beside(path: Path) -> None:
+    """Remove temporary files for `path` that a kill left, on whatever machine. Only under the lock of `path`."""
+    for found in path.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.[\w-]+\.tmp", found.name):
+            found.unlink(missing_ok=True)
 
 
 def _part_problem(path: Path, expected: str) -> str | None:
