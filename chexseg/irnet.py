@@ -131,8 +131,8 @@ def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Pa
 
 def save(path: Path, weights: Mapping[str, Tensor], spec: BoundarySpec, metrics: Mapping) -> None:
     """Write a network and what its weights do not say, in plain types only."""
-    with atomic(path) as temporary:
-        torch.save({"state_dict": dict(weights), "boundary_spec": asdict(spec), "metrics": dict(metrics)}, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
+        torch.save({"state_dict": dict(weights), "boundary_spec": asdict(spec), "metrics": dict(metrics)}, file)
 
 
 def load(path: Path) -> tuple[BoundaryNet, BoundarySpec]:

@@ -123,8 +123,8 @@ def save_classifier(path: Path, model: Classifier) -> None:
 
     from chexseg.shards import atomic
 
-    with atomic(path) as temporary:
-        torch.save({"state_dict": model.network.state_dict(), "spec": asdict(model.spec)}, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
+        torch.save({"state_dict": model.network.state_dict(), "spec": asdict(model.spec)}, file)
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Tensor]]:

@@ -106,8 +106,8 @@ def _has_weights(weights: str, kind: str) -> bool:
 
 def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec, chosen: Mapping) -> None:
     """Write weights, what they do not say, and the epoch's metrics, in plain types only."""
-    with atomic(path) as temporary:
-        torch.save({"state_dict": dict(weights), "spec": asdict(spec), "metrics": dict(chosen)}, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
+        torch.save({"state_dict": dict(weights), "spec": asdict(spec), "metrics": dict(chosen)}, file)
 
 
 def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict]:

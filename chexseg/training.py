@@ -187,10 +187,10 @@ def fit(
                 check.all()
                 metrics = _end_epoch(model, progress, evaluate, device, precision)
                 metrics |= {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
-                metrics["seconds"] = round(time.monotonic() - started, 3)
                 metrics["score"] = float(score(metrics))
                 saver.consider(metrics, progress)
                 if distributed.is_main():
+                    metrics = metrics | {"seconds": round(time.monotonic() - started, 3)}  # in no weights file
                     lines.write(metrics)
                     if track:
                         track(metrics)
