@@ -134,7 +134,7 @@ step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_sav
 # 5. Subsets: the experts' images for training and validation, and the pseudo masks that go with them in CheXseg.
 step expert_split "$here/create_train_set_subsets.py" --masks_path "$truth/valid_encoded.json" --subset_len $expert
 step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet
-rest=$(find "$truth" -name 'valid_encoded_*.json' ! -name "valid_encoded_$expert.json" | head -1)
+rest=$(find "$truth" -name 'valid_encoded_*.json' ! -name "valid_encoded_$expert.json" ! -name '*.manifest.json' | head -1)
 
 # 6. The four methods. Epochs and thresholds are chosen on the experts' validation images.
 trials=$base/seg_trials
