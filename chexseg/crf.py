@@ -178,7 +178,7 @@ def _iterate(unary, corner, weight, far, near, steps):
         _splat(cells, mean, corner, weight)
         _blur(cells[:split], spare[:split], far)
         _blur(cells[split:], spare[split:], near)
-        z[:] = unary
+        _copy(unary, z)
         _slice(cells, z, corner, weight)
     return z
 
@@ -205,6 +205,14 @@ def _slice(cells, values, corner, weight):
 
 
 @jit
+def _copy(source, target):
+    """`target[:] = source` (n, LANES); Numba takes five seconds to compile that, for the sake of its error message."""
+    for k in range(len(source)):
+        for p in range(LANES):
+            target[k, p] = source[k, p]
+
+
+@jit
 def _blur(cells, spare, neighbours):
     """Blur corners (m + 1, LANES) in place along every direction."""
     for j in range(len(neighbours)):
@@ -212,7 +220,7 @@ def _blur(cells, spare, neighbours):
             before, after = neighbours[j, k]
             for p in range(LANES):
                 spare[k, p] = cells[k, p] + np.float32(0.5) * (cells[before, p] + cells[after, p])
-        cells[1:] = spare[1:]
+        _copy(spare[1:], cells[1:])
 
 
 @jit

@@ -140,7 +140,9 @@ def _neighbours(numbers, count, slots, strides):
     directions = len(strides)
     out = np.zeros((directions, count + 1, 2), np.int32)
     for j in range(directions):
-        step = strides.sum() - directions * strides[j]
+        step = -directions * strides[j]
+        for stride in strides:
+            step += stride
         for c in range(1, count + 1):
             out[j, c, 0] = slots[_lookup(numbers[c] - step, numbers, slots)]
             out[j, c, 1] = slots[_lookup(numbers[c] + step, numbers, slots)]

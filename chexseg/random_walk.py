@@ -60,7 +60,9 @@ def _walk(maps, weights, starts, steps):
                 weight, values = weights[k], cells[starts[k] : starts[k] + n]
                 for i in range(n):
                     total[i] += weight[i] * values[i]
-            cells[starts[0] : starts[0] + n] = total
+            values = cells[starts[0] : starts[0] + n]
+            for i in range(n):  # (a slice assignment takes Numba seconds to compile)
+                values[i] = total[i]
 
 
 def _walk_on_device(maps: Tensor, weights: Tensor, starts: list[int], steps: int) -> None:

@@ -1,0 +1,1 @@
+"""Fair comparisons in one run: what CheXseg does against what one would otherwise use, and against the floor."""

@@ -1,0 +1,138 @@
+"""Training: a sample from the cache, a step with its metric, and what precision, memory layout and compiling are worth."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from bench.evaluation import SIZE as ORIGINAL
+from bench.evaluation import TASKS, blobs
+from bench.harness import Case, row
+from chexseg import cache, provenance, segmentation, training
+from chexseg.draws import Draw
+
+IMAGE_SIZE, BATCH, IMAGES = 320, 8, 16
+
+
+@row(
+    "training_sample", "one sample of 320 px, 10 masks, from the cache, against decoding a 2320 x 2828 image and masks"
+)
+def training_sample(device: torch.device) -> Case:
+    folder = tempfile.TemporaryDirectory()
+    rng, paths = np.random.default_rng(0), []
+    for i in range(IMAGES):
+        paths.append(Path(folder.name) / f"{i}.jpg")
+        smooth = Image.fromarray(rng.integers(0, 256, (58, 71), dtype=np.uint8)).resize(ORIGINAL[::-1])
+        smooth.save(paths[i], quality=90)
+    rles = [blobs(len(TASKS), seed) for seed in range(IMAGES)]
+    ids = [str(i) for i in range(IMAGES)]
+
+    def decode(name: str) -> cache.Sample:
+        return segmentation.prepare((paths[int(name)], rles[int(name)]), IMAGE_SIZE)
+
+    made = cache.build(
+        Path(folder.name) / "cache.npy",
+        ids,
+        prepare=decode,
+        image_size=IMAGE_SIZE,
+        num_masks=len(TASKS),
+        record=provenance.describe({}),
+        item_fingerprint=str,
+    )
+    dataset = segmentation.SegmentationSet([made])
+
+    def cached(folder: object = folder) -> list[dict]:  # holds the folder for as long as the row lives
+        return [dataset[Draw(i)] for i in range(IMAGES)]
+
+    def equal(ours: list[dict], reference: list[cache.Sample]) -> float:
+        pairs = zip(ours, reference, strict=True)
+        same = [np.array_equal(a["image"], b.image) and np.array_equal(a["masks"], b.masks) for a, b in pairs]
+        return float(np.mean(same))
+
+    return Case(
+        ours=cached,
+        reference=lambda: [decode(name) for name in ids],
+        reference_repeats=2,
+        agreement=equal,
+        least_agreement=1.0,
+        limit_s=2e-3,
+        items=IMAGES,
+    )
+
+
+class Step:
+    """One training step of DeepLabV3+ with ResNet-18; like every call of it, on the same batch."""
+
+    def __init__(self, device: torch.device, size: int, *, precision: str = "fp32", channels_last: bool = False):
+        training.seed_everything(0)
+        spec = segmentation.SegmentationSpec("DeepLabV3Plus", "resnet18", TASKS, size)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = segmentation.build_model(spec).to(device, memory_format=layout).train()
+        self.network: nn.Module = self.model
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-4)
+        self.compute_loss = segmentation.make_loss(spec.normalisation)
+        self.device, self.precision = device, precision
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (BATCH, size, size), dtype=torch.uint8, generator=generator)
+        masks = torch.zeros(BATCH, len(TASKS), size, size, dtype=torch.uint8)
+        masks[:, :, size // 4 : size // 2, size // 4 : size // 2] = 1
+        self.batch = training.to_device({"image": images, "masks": masks}, device)
+
+    def forward_backward(self) -> float:
+        """The floor: loss and gradients."""
+        training.seed_everything(0)
+        self.optimizer.zero_grad(set_to_none=True)
+        with training.autocast(self.device, self.precision):
+            loss, self.logits = self.compute_loss(self.network, self.batch)
+        loss.backward()
+        return loss.detach().item()
+
+    def whole(self, tally: Callable) -> float:
+        """What `training.fit` does for a batch."""
+        loss = self.forward_backward()
+        self.optimizer.step()
+        tally(self.logits, self.batch)
+        return loss
+
+
+def close(ours: float, reference: float) -> float:
+    return 1 - abs(ours - reference)
+
+
+@row(
+    "training_step",
+    "a training step, batch 8 at 320 px, with Adam and IoU at 20 thresholds, against forward and backward",
+)
+def training_step(device: torch.device) -> Case:
+    step, floor = Step(device, IMAGE_SIZE), Step(device, IMAGE_SIZE)
+    evaluator = segmentation.Evaluator(
+        segmentation.SegmentationSet([]),
+        segmentation.SegmentationSpec("DeepLabV3Plus", "resnet18", TASKS),
+        batch_size=BATCH,
+        device=device,
+    )
+    return Case(ours=lambda: step.whole(evaluator.tally), reference=floor.forward_backward, max_ratio=1.03)
+
+
+def option(name: str, title: str, change: Callable[[Step], None] | None = None, **options) -> None:
+    """A row that measures one option of the training scripts against 32-bit floats in the plain layout."""
+
+    @row(f"training_{name}", f"forward and backward, batch 8 at 160 px, {title}, against plain 32-bit floats")
+    def measure(device: torch.device) -> Case:
+        ours, reference = Step(device, 160, **options), Step(device, 160)
+        if change:
+            change(ours)
+        return Case(ours.forward_backward, reference.forward_backward, agreement=close, least_agreement=0.99)
+
+
+def compile_network(step: Step) -> None:
+    step.network = torch.compile(step.model)
+
+
+option("channels_last", "--channels_last", channels_last=True)
+option("bf16", "--precision bf16", precision="bf16")
+option("compile", "--compile", compile_network)
