@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import constants
-from chexseg import cli, distributed, draws, losses, metrics, provenance, segmentation, tracking, training
+from chexseg import cli, distributed, draws, losses, pooled_iou, provenance, segmentation, tracking, training
 from chexseg.cache import SampleCache
 from chexseg.errors import DataError, UsageError
 from chexseg.mask_files import MaskFile
@@ -123,7 +123,7 @@ def main(args: argparse.Namespace) -> None:
     )
     # A cache stands for the masks and images it was made from.
     inputs = [found.path for found in caches + evaluation] + [source]
-    record = provenance.describe(vars(args), inputs, code=[segmentation, training, draws, losses, metrics])
+    record = provenance.describe(vars(args), inputs, code=[segmentation, training, draws, losses, pooled_iou])
     if distributed.is_main():
         provenance.write(folder / "args.json", record)
 

@@ -1,4 +1,4 @@
-"""Training: a sample from the cache, a step with its metric, and what precision, memory layout and compiling are worth."""
+"""Training: a sample from the cache, a step with its metric, and what precision, layout and compiling are worth."""
 
 import tempfile
 from collections.abc import Callable
