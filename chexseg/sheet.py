@@ -52,7 +52,8 @@ class Panel:
 
 
 def choose(truth: Mapping[str, Mapping], images: Sequence[str], tasks: Sequence[str], count: int) -> list[str]:
-    """`count` images that together show as many tasks as they can, rather two to four findings an image than more."""
+    """`count` images that together show as many tasks as they can, rather two to four findings an image than more,
+    and of different patients as long as there are any."""
     shown = {}
     for image in images:
         entry = truth[image]
@@ -62,7 +63,9 @@ def choose(truth: Mapping[str, Mapping], images: Sequence[str], tasks: Sequence[
     chosen: list[str] = []
     seen: set[str] = set()
     for _ in range(min(count, len(images))):
-        left = [image for image in images if image not in chosen]
+        known = {patient_of(image) for image in chosen}
+        left = [image for image in images if patient_of(image) not in known]
+        left = left or [image for image in images if image not in chosen]
         new = {image: len(shown[image] - seen) - 0.4 * abs(len(shown[image]) - 3) for image in left}
         best = max(left, key=lambda image: new[image])
         chosen.append(best)

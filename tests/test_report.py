@@ -179,6 +179,12 @@ def test_choose_shows_as_many_tasks_as_it_can():
     assert sorted(chosen) == list(truth) and chosen[-1] == name(4)
 
 
+def test_choose_takes_another_patient_while_there_is_one():
+    second = name(1).replace("study1", "study2")
+    truth = {name(1): entry(9, 9, 9), second: entry(9, 9, 9), name(2): entry(0, 0, 9)}
+    assert sheet.choose(truth, list(truth), TASKS, 3) == [name(1), name(2), second]
+
+
 def test_outlines_and_tints():
     base = np.full((40, 40, 3), 0.5)
     square, same, none = np.zeros((3, 40, 40), np.uint8)
