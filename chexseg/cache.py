@@ -6,6 +6,7 @@ tied to its inputs: an image or mask that changes is decoded again. A cache is s
 """
 
 import hashlib
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,31 +31,51 @@ class SampleCache:
 
     def __init__(self, path: Path, ids: Sequence[str], image_size: int, num_masks: int):
         self.path, self.ids, self.image_size, self.num_masks = Path(path), list(ids), image_size, num_masks
-        self._rows: np.ndarray | None = None
+        self._map: mmap.mmap | None = None
+        self._start = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"_rows": None}
+        return vars(self) | {"_map": None}
 
-    def _row(self, index: int) -> np.ndarray:
-        if self._rows is None:
-            self._rows = np.load(self.path, mmap_mode="r")
-        return self._rows[index]
+    def _read(self, index: int, count: int) -> np.ndarray:
+        """The first `count` bytes of a row. Their pages are let go at once, so that memory does not grow with what was
+        read; the system's cache keeps them."""
+        if self._map is None:
+            with open(self.path, "rb") as file:
+                np.lib.format.read_magic(file)
+                np.lib.format.read_array_header_1_0(file)
+                self._start = file.tell()
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        start = self._start + index * row_bytes(self.image_size, self.num_masks)
+        content = np.frombuffer(self._map[start : start + count], np.uint8)
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, first, start + count - first)
+        return content
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of the original image."""
-        height, width = np.frombuffer(self._row(index)[:HEADER].tobytes(), "<i4").tolist()
-        return height, width
+        return _size(self._read(index, HEADER))
 
     def __getitem__(self, index: int) -> Sample:
-        row, area = self._row(index), self.image_size**2
+        row, area = self._read(index, row_bytes(self.image_size, self.num_masks)), self.image_size**2
         shape = (self.num_masks, self.image_size, self.image_size)
         image = np.array(row[HEADER : HEADER + area]).reshape(shape[1:])
         packed = row[HEADER + area :].reshape(self.num_masks, -(-area // 8))
         masks = np.unpackbits(packed, axis=1, count=area, bitorder="little").reshape(shape)
-        return Sample(image, masks, self.size(index))
+        return Sample(image, masks, _size(row[:HEADER]))
+
+
+def row_bytes(image_size: int, num_masks: int) -> int:
+    """Length of a sample's row."""
+    return HEADER + image_size**2 + num_masks * -(-(image_size**2) // 8)
+
+
+def _size(header: np.ndarray) -> tuple[int, int]:
+    height, width = header.view("<i4").tolist()
+    return height, width
 
 
 def build(
@@ -74,8 +95,7 @@ def build(
     `given` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
     depend on, `item_fingerprint` what one does. A second run on the same cache waits for the first.
     """
-    path, area = Path(path), image_size**2
-    width = HEADER + area + num_masks * -(-area // 8)
+    path, width = Path(path), row_bytes(image_size, num_masks)
 
     def process(items: Sequence[str]) -> Iterator[np.ndarray]:
         for name, sample in zip(items, shards.ordered_map(prepare, _Lazy(items, given), num_workers), strict=True):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import sys
 import time
 
 import numpy as np
@@ -117,6 +118,24 @@ def test_a_sample_of_another_shape_is_refused_by_name(tmp_path):
 def test_what_prepare_is_given_is_looked_up_where_it_is_built(tmp_path):
     found = build(tmp_path / "c.npy", given=lambda name: (name, "looked up"), prepare=lambda pair: prepare(pair[0]))
     assert_holds(found)
+
+
+def resident_kb():
+    with open("/proc/self/smaps_rollup") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("Rss:"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_what_was_read(tmp_path):
+    blank = Sample(np.zeros((512, 512), np.uint8), np.zeros((0, 512, 512), np.uint8), (512, 512))
+    found = build(
+        tmp_path / "c.npy", ids=[str(i) for i in range(80)], prepare=lambda _: blank, image_size=512, num_masks=0
+    )
+    found[0]
+    before = resident_kb()
+    for i in range(80):  # 20 MB
+        found[i]
+    assert resident_kb() - before < 4000
 
 
 class Images:
