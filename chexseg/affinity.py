@@ -10,9 +10,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
+from chexseg.compiled import jit
 from chexseg.losses import sum_over_ranks
 
 Direction = tuple[int, int]
@@ -146,7 +146,7 @@ def _blame_in_torch(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor
     return like, unlike
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _count_direction(zeros, ones, dy, dx, pairs):
     images, height, width = zeros.shape
     for b in range(images):
@@ -158,7 +158,7 @@ def _count_direction(zeros, ones, dy, dx, pairs):
                 pairs[2, (a0 & b1) | (a1 & b0)] += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit()
 def _blame_direction(logits, zeros, ones, weights, like, unlike, dy, dx, points):
     images, height, width = logits.shape
     first, n = max(0, -dx), width - abs(dx)
@@ -181,7 +181,7 @@ def _blame_direction(logits, zeros, ones, weights, like, unlike, dy, dx, points)
                 flat_unlike[culprit] += weights[2, (a0 & b1) | (a1 & b0)]
 
 
-@njit(cache=True, nogil=True)
+@jit()
 def _take_larger(row, offset, largest, at):
     """Where `row` exceeds `largest`, put it there, and `offset` into `at`."""
     offset = np.int32(offset)

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
-jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "nnan", "ninf"})
+from chexseg import compiled
+
+jit = compiled.jit(fastmath=("contract", "nsz", "nnan", "ninf"))
 
 
 class Lattice(NamedTuple):

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from torch import Tensor
 
 from chexseg.affinity import Direction, path_affinity
+from chexseg.compiled import jit
 
 
 def propagate(cam: Tensor, boundary: Tensor, *, beta: float = 5.0, exp_times: int = 3, radius: int = 3) -> Tensor:
@@ -47,7 +47,7 @@ def propagate(cam: Tensor, boundary: Tensor, *, beta: float = 5.0, exp_times: in
     return maps.unflatten(2, (-1, row))[..., radius : radius + height, radius : radius + width].contiguous()
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@jit(fastmath=("contract",))
 def _walk(maps, weights, starts, steps):
     """Steps in place on one image's maps (C, rows), with weights (D, n) for the values from `starts` (D,) on."""
     n = weights.shape[1]

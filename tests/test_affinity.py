@@ -1,6 +1,7 @@
 """Paths, affinities and the relation loss against loops over pairs."""
 
 import math
+import socket
 
 import pytest
 import torch
@@ -228,3 +229,30 @@ def test_half_precision_logits():
     logits, labels = random_case((6, 6), seed=5)
     rough = logits.bfloat16()
     assert_close(affinity.relation_loss(rough, labels, 3), affinity.relation_loss(rough.float(), labels, 3))
+
+
+def _one_of_two(rank, world, port, folder, logits, labels):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    mine = logits[rank::world].clone().requires_grad_()
+    loss = affinity.relation_loss(mine, labels[rank::world], 3)
+    loss.backward()
+    torch.save((loss.detach(), mine.grad), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_loss_of_one(tmp_path):
+    """Gradients arrive multiplied by the number of processes, which DistributedDataParallel's mean takes back."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logits, labels = random_case((6, 7), batch=3)
+    labels[0, 1] = labels[2, 1] = 255
+    torch.multiprocessing.spawn(_one_of_two, (2, port, str(tmp_path), logits, labels), nprocs=2)
+    logits.requires_grad_()
+    expected = affinity.relation_loss(logits, labels, 3)
+    expected.backward()
+    for rank in range(2):
+        loss, gradient = torch.load(tmp_path / f"{rank}.pt")
+        assert_close(loss, expected.detach())
+        assert_close(gradient / 2, logits.grad[rank::2])
