@@ -48,7 +48,8 @@ class Progress:
     def count(self, loss: Tensor, images: int, tally: Tensor | None) -> None:
         """Add one step's loss, the mean of `images`, and its tally."""
         self.step += 1
-        self.totals += torch.stack((loss.double() * images, loss.new_tensor(images, dtype=torch.float64)))
+        loss = loss.double()
+        self.totals += torch.stack((loss, torch.ones_like(loss))) * images  # no copy that the host would wait for
         if tally is not None:
             self.tally = tally if self.tally is None else self.tally + tally
 
