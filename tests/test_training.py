@@ -119,6 +119,22 @@ def test_mean_loss_and_tally_are_of_the_whole_epoch(tmp_path):
     assert line["predicted"] == counts.tolist()
 
 
+class Recording(Noisy):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __getitem__(self, draw):
+        self.seen.append(draw)
+        return super().__getitem__(draw)
+
+
+def test_each_epoch_has_its_own_order_and_augmentation(tmp_path):
+    dataset, order = Recording(), draws.shuffled(IMAGES, 17)
+    train(tmp_path, dataset=dataset)
+    assert dataset.seen == [(i, (17, epoch, p)) for epoch in range(EPOCHS) for p, i in enumerate(order(epoch))]
+
+
 def test_schedule_scales_the_learning_rate_of_each_step(tmp_path):
     seen = []
     train(tmp_path, lr=0.5, schedule=lambda step, steps: seen.append((step, steps)) or 1 - step / steps)
@@ -212,6 +228,12 @@ def test_sigkill_at_random_moments_leaves_nothing_that_cannot_go_on(undisturbed,
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".training.lock") == ["checkpoint.pt", "log.jsonl"]
 
 
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    (tmp_path / ".checkpoint.pt.123.tmp").write_text("half")
+    train(tmp_path, num_epochs=1)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     child = in_child(lambda: train(tmp_path, dataset=Slow()))
     while not (tmp_path / "log.jsonl").exists():
@@ -239,15 +261,11 @@ def test_sigterm_saves_and_exits(undisturbed, tmp_path):
 
 
 def test_max_minutes_saves_and_exits(undisturbed, tmp_path):
-    stops = 0
-    while True:
-        try:
-            model, _ = train(tmp_path, max_minutes=1e-9, save_every=1e9)
-            break
-        except SystemExit as stop:
-            assert stop.code == 143
-            stops += 1
-    assert stops == EPOCHS * STEPS - 1  # one step each time; the last one ends the run
+    for _ in range(EPOCHS * STEPS - 1):  # one step each time; the last one ends the run
+        with pytest.raises(SystemExit) as stop:
+            train(tmp_path, max_minutes=1e-9, save_every=1e9)
+        assert stop.value.code == 143
+    model, _ = train(tmp_path, max_minutes=1e-9, save_every=1e9)
     assert_same_weights(model, undisturbed.model)
     assert log_of(tmp_path) == undisturbed.log
 
