@@ -12,7 +12,6 @@ read from CheXpert's folder and masks have their size. Killed and run again, it 
 import argparse
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from chexseg import (
     cli,
     data,
     distributed,
+    draws,
     hdf5_files,
     irnet,
     irnet_data,
@@ -119,13 +119,16 @@ def main(args: argparse.Namespace) -> None:
     walk = {"beta": args.beta, "exp_times": args.exp_times, "radius": args.radius}
 
     def walked(rows: Sequence[int]) -> Iterator[tuple[str, dict]]:
-        stream = zip(rows, shards.ordered_map(films, rows, args.num_workers), strict=True)
-        while some := list(islice(stream, args.batch_size)):
-            # Batches of one size, so that no mask depends on how the images were divided.
-            filled = [film.pixels for _, film in some + some[:1] * (args.batch_size - len(some))]
+        stream = shards.ordered_map(films, rows, args.num_workers)
+        for batch in draws.fixed_places(rows, args.batch_size):
+            places = [place for place, row in enumerate(batch) if row is not None]
+            some = [(batch[place], next(stream)) for place in places]
+            filled = [np.zeros_like(some[0][1].pixels)] * args.batch_size
+            for place, (_, film) in zip(places, some, strict=True):
+                filled[place] = film.pixels
             pixels = torch.from_numpy(np.stack(filled)).to(device)
             with torch.inference_mode(), training.autocast(device, args.precision):
-                boundary = walks.mirrored_boundary(model, data.normalise(pixels, spec.normalisation))[: len(some)]
+                boundary = walks.mirrored_boundary(model, data.normalise(pixels, spec.normalisation))[places]
             maps = torch.from_numpy(np.stack([film.maps for _, film in some])).to(device)
             allowed = torch.from_numpy(present[[row for row, _ in some]]).to(device)
             scores = walks.pseudo_scores(maps, boundary, allowed, **walk)

@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
     truth_path = args.test_masks_path or constants.gt_dir() / "test_encoded.json"
     truth = MaskFile(truth_path, constants.ALIASES)
     ids = sorted(truth)
+    row_of = {name: row for row, name in enumerate(ids)}
     paths = {name: segmentation.locate(constants.data_dir(), name, SPLITS) for name in ids}
 
     def process(names):
@@ -97,6 +98,7 @@ def main(args: argparse.Namespace) -> None:
             device=device,
             precision=args.precision,
             num_workers=args.num_workers,
+            rows=[row_of[name] for name in names],
         )
 
     inputs = [args.model_path, thresholds_path, truth_path]

@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
         for names, pixels, sizes in read_batches(images, ids, size, args.batch_size, args.num_workers):
             batch = data.normalise(pixels.to(device, non_blocking=True), model.spec.normalisation)
             maps, probabilities = (t.float().cpu().numpy() for t in cam.saliency(model, batch, args.cam_method))
-            for i, name in enumerate(names):
+            for i, name in ((i, name) for i, name in enumerate(names) if name is not None):
                 found = {"id": name, "maps": maps[i], "probabilities": probabilities[i], "size": sizes[i]}
                 if pickles:
                     saliency.write_pickles(

@@ -22,6 +22,7 @@ class ImageSet:
     def __init__(self, data_dir: Path, frame: pd.DataFrame, csv: Path):
         self.data_dir, self.frame, self.csv = Path(data_dir), frame, Path(csv)
         self.ids = list(frame.index)
+        self.rows = {name: row for row, name in enumerate(self.ids)}
         self._prefix: str | None = None
 
     def path(self, image_id: str) -> Path:
@@ -41,18 +42,16 @@ class ImageSet:
 
 
 class _Pixels(Dataset):
-    """Decoded, resized images; the last batch is filled up with black, so that every batch has the same shape and an
-    image's result cannot depend on how many others came with it."""
+    """Decoded, resized images; black where the name is None."""
 
-    def __init__(self, images: ImageSet, ids: Sequence[str], size: int, batch_size: int):
-        self.paths, self.size = [images.path(name) for name in ids], size
-        self.length = -(-len(ids) // batch_size) * batch_size
+    def __init__(self, images: ImageSet, names: Sequence[str | None], size: int):
+        self.paths, self.size = [None if name is None else images.path(name) for name in names], size
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        if index >= len(self.paths):
+        if self.paths[index] is None:
             return torch.zeros(self.size, self.size, dtype=torch.uint8), (0, 0)
         image = data.read_image(self.paths[index])
         return torch.from_numpy(data.resize_square(image, self.size).copy()), image.shape
@@ -64,11 +63,13 @@ def _collate(samples) -> tuple[torch.Tensor, list[tuple[int, int]]]:
 
 def read_batches(
     images: ImageSet, ids: Sequence[str], size: int, batch_size: int, num_workers: int
-) -> Iterator[tuple[list[str], torch.Tensor, list[tuple[int, int]]]]:
-    """(ids, pixels (batch_size, size, size) uint8, original sizes) in order; the last batch's pixels may outnumber
-    its ids. Workers decode while the network runs."""
+) -> Iterator[tuple[list[str | None], torch.Tensor, list[tuple[int, int]]]]:
+    """(ids, pixels (batch_size, size, size) uint8, original sizes) in order. Each image is at the place that it has in
+    any run (`draws.fixed_places`); the id is None where there is none. Workers decode while the network runs."""
+    plan = draws.fixed_places([images.rows[name] for name in ids], batch_size)
+    names = [None if row is None else images.ids[row] for batch in plan for row in batch]
     loader = DataLoader(
-        _Pixels(images, ids, size, batch_size),
+        _Pixels(images, names, size),
         batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
@@ -76,7 +77,7 @@ def read_batches(
         multiprocessing_context="spawn" if num_workers and torch.cuda.is_available() else None,
     )
     for start, (pixels, sizes) in enumerate(loader):
-        yield list(ids[start * batch_size : (start + 1) * batch_size]), pixels, sizes
+        yield names[start * batch_size : (start + 1) * batch_size], pixels, sizes
 
 
 def label_array(frame: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:

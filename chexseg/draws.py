@@ -1,7 +1,8 @@
 """Which sample is drawn when: a function of (seed, epoch, position), whatever the number of ranks or resumptions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,19 @@ def in_order(length: int, batch_size: int, *, rank: int = 0, world_size: int = 1
     """Batches of this rank's share of all samples, without augmentation: for evaluation."""
     mine = range(rank, length, world_size)
     return [[Draw(i) for i in mine[start : start + batch_size]] for start in range(0, len(mine), batch_size)]
+
+
+def fixed_places(rows: Iterable[int], batch_size: int) -> Iterator[list[int | None]]:
+    """Ascending rows of a set as batches of one size, each row at the place it has in any run; None where nothing is.
+
+    How a network rounds depends on an image's place in the batch (not on what lies beside it), so an image's result
+    must not depend on which others are still to be done, by whom, and in what shards.
+    """
+    for _, group in groupby(rows, key=lambda row: row // batch_size):
+        batch: list[int | None] = [None] * batch_size
+        for row in group:
+            batch[row % batch_size] = row
+        yield batch
 
 
 class Loader:

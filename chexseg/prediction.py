@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from chexseg import data, masks
-from chexseg.draws import Draw, Loader
+from chexseg.draws import Draw, Loader, fixed_places
 from chexseg.segmentation import SegmentationSpec
 from chexseg.training import autocast
 
@@ -41,24 +41,29 @@ def predict(
     device: torch.device,
     precision: str = "auto",
     num_workers: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[tuple[str, dict[str, dict]]]:
     """(image id, {task: RLE at the original size}) for each image, in order.
 
-    The last batch is filled up with its first image, so that every batch has the same shape and a mask does not depend
-    on how the images were divided.
+    `rows` says where each image of `dataset` stands in the whole set, ascending: it has that place in its batch
+    (`draws.fixed_places`), which others fill up, so that a mask does not depend on how the images were divided.
     """
-    plan = [list(range(start, min(start + batch_size, len(dataset)))) for start in range(0, len(dataset), batch_size)]
-    full = [[Draw(i) for i in part + part[:1] * (batch_size - len(part))] for part in plan]
+    rows = range(len(dataset)) if rows is None else rows
+    indices = {row: index for index, row in enumerate(rows)}
+    plan = [[indices.get(row) for row in batch] for batch in fixed_places(rows, batch_size)]
+    parts = [[place for place, index in enumerate(batch) if index is not None] for batch in plan]
+    filling = [next(index for index in batch if index is not None) for batch in plan]
+    full = [[Draw(other if i is None else i) for i in batch] for batch, other in zip(plan, filling, strict=True)]
     loader = Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
     with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
-        for part, batch in zip(plan, loader(full), strict=True):
+        for part, batch in zip(parts, loader(full), strict=True):
             with torch.inference_mode(), autocast(device, precision):
                 logits = model(data.normalise(batch["image"].to(device, non_blocking=True), spec.normalisation))
             probabilities = logits.float().sigmoid().cpu().numpy()
             sizes = [tuple(size) for size in batch["size"].tolist()]
-            jobs = [pool.submit(original_masks, probabilities[i], sizes[i], thresholds) for i in range(len(part))]
-            for name, job in zip(batch["id"], jobs, strict=False):
-                yield name, dict(zip(spec.tasks, job.result(), strict=True))
+            jobs = [pool.submit(original_masks, probabilities[i], sizes[i], thresholds) for i in part]
+            for i, job in zip(part, jobs, strict=True):
+                yield batch["id"][i], dict(zip(spec.tasks, job.result(), strict=True))
 
 
 def original_masks(probabilities: np.ndarray, size: tuple[int, int], thresholds: Sequence[float]) -> list[dict]:
