@@ -72,22 +72,19 @@ def merge_train_parts(parts: Sequence[Path], path: Path, *, tasks: Sequence[str]
     """Join the shards of a train_set of `count` images."""
     with h5py.File(path, "w") as file:
         file.attrs["tasks"] = json.dumps(list(tasks))
-        start = 0
+        found: list[bytes] = []
         for part in parts:
+            start = len(found)
             with np.load(part) as shard:
-                columns = {
-                    "cxr_images": shard["images"],
-                    "cxr_cams": shard["cams"],
-                    "cxr_base_names": shard["ids"].astype(h5py.string_dtype()),
-                }
+                columns = {"cxr_images": shard["images"], "cxr_cams": shard["cams"]}
+                found += shard["ids"].tolist()
             if start == 0:
                 file.create_dataset("cxr_images", (count, *columns["cxr_images"].shape[1:]), np.uint8)
                 file.create_dataset("cxr_cams", (count, *columns["cxr_cams"].shape[1:]), np.float32)
-                file.create_dataset("cxr_base_names", (count,), h5py.string_dtype())
-            stop = start + len(columns["cxr_images"])
             for name, rows in columns.items():
-                file[name][start:stop] = rows
-            start = stop
+                file[name][start : len(found)] = rows
+        # Strings last and at once: where HDF5 puts them depends on how they come.
+        file.create_dataset("cxr_base_names", data=np.array(found, object), dtype=h5py.string_dtype())
 
 
 def write_label_part(records: Sequence[np.ndarray], path: Path) -> None:

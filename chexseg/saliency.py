@@ -145,17 +145,18 @@ def merge_parts(parts: Sequence[Path], path: Path, *, tasks: Sequence[str], imag
     """Join shards into a store of `count` images."""
     with h5py.File(path, "w") as file:
         file.attrs["tasks"], file.attrs["image_size"] = json.dumps(list(tasks)), image_size
-        start = 0
+        names: list[bytes] = []
         for part in parts:
             with np.load(part) as shard:
-                stop = start + len(shard["ids"])
-                for name in ("ids", "maps", "probabilities", "sizes"):
-                    rows = shard[name].astype(h5py.string_dtype()) if name == "ids" else shard[name]
+                start, stop = len(names), len(names) + len(shard["ids"])
+                for name in ("maps", "probabilities", "sizes"):
+                    rows = shard[name]
                     if name not in file:
-                        kind = h5py.string_dtype() if name == "ids" else rows.dtype
-                        file.create_dataset(name, (count, *rows.shape[1:]), kind)
+                        file.create_dataset(name, (count, *rows.shape[1:]), rows.dtype)
                     file[name][start:stop] = rows
-                start = stop
+                names += shard["ids"].tolist()
+        # Strings last and at once: where HDF5 puts them depends on how they come.
+        file.create_dataset("ids", data=np.array(names, object), dtype=h5py.string_dtype())
 
 
 def read_predictions(store: Path) -> pd.DataFrame:
