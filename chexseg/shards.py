@@ -5,6 +5,7 @@ run completed, shares the rest among ranks, and merges them in order on rank 0. 
 the shard size, the number of ranks or workers, and however often it was killed.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,13 +15,14 @@ import platform
 import re
 import shutil
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +34,8 @@ from chexseg.errors import DataError
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
+# What PyTorch and HDF5 say, in RuntimeErrors, of a disk that is full.
+_NOT_WRITTEN = ("inline_container", "iostream error", "Can't decrement id ref count", "file write failed")
 _NODE = re.sub(r"\W", "_", platform.node())
 
 
@@ -47,8 +51,10 @@ def atomic(path: Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NOT_WRITTEN):
+            raise DataError(f"{path}: could not be written; is the disk full, or a quota reached?") from error
         raise
     _sync_folder(path.parent)
 
@@ -151,12 +157,14 @@ def build(
         prints = [_hash([common, *map(str, part), *map(item_fingerprint, part)]) for part in parts]
         whole = _hash([common, *(f"{item}{item_fingerprint(item)}" for item in items)])
         reason = distributed.broadcast_object(is_valid(output, whole) if distributed.is_main() else None)
+        folder = output.with_name(f".{output.name}.parts")
         if reason is None:
             log.info("%s: up to date", output)
+            if distributed.is_main():  # a kill may have come between the last seal and this
+                shutil.rmtree(folder, ignore_errors=True)
             return False
         if reason != "missing":
             log.warning("%s: %s; making it again", output, reason)
-        folder = output.with_name(f".{output.name}.parts")
         names = [f"{i:06d}-of-{len(parts):06d}" for i in range(len(parts))]
         if distributed.is_main():
             folder.mkdir(parents=True, exist_ok=True)
@@ -173,11 +181,20 @@ def build(
                 if why := _part_problem(path, expected):
                     raise DataError(f"{path}: {why} before the merge; run the same command again")
             with atomic(output) as temporary:
+                _check_room(temporary, sum(path.stat().st_size for path in paths))
                 merge(paths, temporary)
             seal(output, record, whole)
             shutil.rmtree(folder)
         distributed.barrier()
     return True
+
+
+def _check_room(path: Path, size: int) -> None:
+    """OSError where `path` cannot take `size` bytes: HDF5 fails badly in the middle of a file."""
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with open(path, "wb") as file:
+        file.truncate(size)
 
 
 def _hash(values: Sequence[str]) -> str:
@@ -287,6 +304,13 @@ def _start_worker(function: Callable) -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     _function = function
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for ever for the next item of a run that was killed."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _call(item):
