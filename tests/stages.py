@@ -45,8 +45,8 @@ COMMANDS = {
     "--weight_decay 0.0 --num_epochs 2 --batch_size 8 --radius 3 --save_every 1e-6",
     "make_pseudo_seg_labels": "make_pseudo_seg_labels.py --irn_pseudo_labels_save_dir {run} --radius 2 --batch_size 3 "
     "--shard_size 4 --irn_best_model_name " + WALK_MODEL,
-    "segmentation_train": "segmentation_train.py --save_dir {base}/trials --experiment_name semi --semi_supervised True "
-    "--weighted True --ss_expert_annotations_masks_path {labels}/valid_encoded.json "
+    "segmentation_train": "segmentation_train.py --save_dir {base}/trials --experiment_name semi "
+    "--semi_supervised True --weighted True --ss_expert_annotations_masks_path {labels}/valid_encoded.json "
     "--ss_dnn_generated_masks_path {run}/pseudo_seg_labels_encoded_irnet.json "
     "--eval_masks_path {labels}/test_encoded.json --encoder_weights_type CheXpert "
     "--encoder_weights {base}/models/tiny/c.ckpt --num_epochs 2 --lr 1e-3 --augment " + NETWORK,
@@ -188,7 +188,14 @@ class Running:
         return self.log.read_text()
 
     def operations(self) -> int:
-        return int(self.log.with_suffix(".operations").read_text())
+        return int(self._ended()[0])
+
+    def seconds(self) -> float:
+        """Of the processor, in an undisturbed run."""
+        return float(self._ended()[1])
+
+    def _ended(self) -> list[str]:
+        return self.log.with_suffix(".operations").read_text().split()
 
     def last_line(self) -> str:
         lines = self.said().strip().splitlines()
@@ -209,19 +216,22 @@ def start(
     folder = workspace.root.parent / f"{workspace.root.name}.logs"
     folder.mkdir(exist_ok=True)
     log = folder / f"{_count:04d}_{stage}.log"
-    given = workspace.command(stage, *more), workspace.environment() | environment, log, workspace.root, die_at, limits
+    given = workspace.command(stage, *more), workspace.environment() | environment, log, workspace.root, die_at, limits or {}
     process = _context.Process(target=_body, args=given)
     process.start()
     return Running(process, log)
 
 
-def start_ranks(workspace: Workspace, stage: str, ranks: int, *more: str) -> list[Running]:
-    """The same in several ranks, as torchrun would start them."""
+def start_ranks(workspace: Workspace, stage: str, ranks: int, *more: str, die_at: int = 0) -> list[Running]:
+    """The same in several ranks, as torchrun would start them; `die_at` is the last one's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    return [start(workspace, stage, *more, RANK=str(r), LOCAL_RANK=str(r), **common) for r in range(ranks)]
+    dies = [0] * (ranks - 1) + [die_at]
+    return [
+        start(workspace, stage, *more, die_at=dies[r], RANK=str(r), LOCAL_RANK=str(r), **common) for r in range(ranks)
+    ]
 
 
 def _body(command, environment, log, root, die_at, limits) -> None:
@@ -263,5 +273,5 @@ def _body(command, environment, log, root, die_at, limits) -> None:
     finally:
         sys.stdout.flush()
     watched = "\0"
-    log.with_suffix(".operations").write_text(str(changes))
+    log.with_suffix(".operations").write_text(f"{changes} {time.process_time():.3f}")
     os._exit(status)

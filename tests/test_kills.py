@@ -42,8 +42,8 @@ def test_a_killed_stage_run_again_gives_the_same_bytes(tiny_run, tmp_path, stage
 @pytest.mark.parametrize("stage", STAGES)
 def test_many_kills(tiny_run, tmp_path, stage, record_property, capsys):
     rng, tried = random.Random(f"many {stage}"), 0
-    for turn in range(8):
+    for turn in range(4):
         tried += kill_and_finish(tiny_run, tmp_path / f"workspace{turn}", stage, rng, 4)
     with capsys.disabled():
         print(f"\n{stage}: {tried} kills, all survived")
-    assert tried >= 10
+    assert tried >= 5
