@@ -216,7 +216,14 @@ def start(
     folder = workspace.root.parent / f"{workspace.root.name}.logs"
     folder.mkdir(exist_ok=True)
     log = folder / f"{_count:04d}_{stage}.log"
-    given = workspace.command(stage, *more), workspace.environment() | environment, log, workspace.root, die_at, limits or {}
+    given = (
+        workspace.command(stage, *more),
+        workspace.environment() | environment,
+        log,
+        workspace.root,
+        die_at,
+        limits or {},
+    )
     process = _context.Process(target=_body, args=given)
     process.start()
     return Running(process, log)
