@@ -36,20 +36,21 @@ if [ -z "${PYTHON:-}" ]; then
   fi
 fi
 
+workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 ))
 # ---- Settings -------------------------------------------------------------------------------------------------------
 case $preset in
   tiny)
     phantom="--preset tiny" size=64 network=resnet10w32 encoder=resnet10w32 expert=10
     classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle"
-    irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20
+    irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
     common="--decoder_channels 64 --batch_size 8 --lr 1e-3 --one_cycle --augment"
     weak="--num_epochs 2" full="--num_epochs 4" semi="--num_epochs 2" ;;
   default)
-    phantom="--preset default" size=160 network=resnet10w32 encoder=resnet10w32 expert=70
+    phantom="--num_train 900 --num_valid 120 --num_test 120" size=160 network=resnet10w32 encoder=resnet10w32 expert=60
     classifier="--num_epochs 12 --batch_size 16 --lr 2e-3 --augment --one_cycle"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
-    common="--decoder_channels 64 --batch_size 8 --lr 1e-3 --one_cycle --augment"
-    weak="--num_epochs 2" full="--num_epochs 25" semi="--num_epochs 25" ;;
+    common="--decoder_channels 128 --batch_size 8 --lr 2e-3 --one_cycle --augment"
+    weak="--num_epochs 1" full="--num_epochs 20" semi="--num_epochs 20" ;;
   paper)
     phantom= size=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
@@ -120,7 +121,7 @@ fi
 
 # 3. IRNet: relation labels from the maps by a dense CRF, and a network that finds boundaries.
 step hdf5 "$here/IRNet/convert_to_hdf5.py" --map_dir "$run" --image_size $size
-step relation_labels "$here/IRNet/cam_to_ir_label_hdf5.py" --map_dir "$run"
+step relation_labels "$here/IRNet/cam_to_ir_label_hdf5.py" --map_dir "$run" --num_workers $workers
 step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ckpt" --lr 0.01 --weight_decay 0.0 $irnet
 
 # 4. Pseudo masks by a random walk that stops at boundaries.
