@@ -157,10 +157,9 @@ step train_chexseg "$here/segmentation_train.py" --save_dir "$trials" --experime
   --semi_supervised True --weighted True --strong_labels_weight 0.9 $semi
 
 # 7. Their masks of the test set.
-for method in weak_cam weak_irnet full chexseg; do
-  step "test_$method" "$here/segmentation_test.py" --model_path "$trials/$method/best_model.pth" \
-    --test_masks_path "$truth/test_encoded.json" --output_path "$trials/$method/test_masks.json"
-done
+step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" \
+  --model_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/best_model.pth \
+  --output_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/test_masks.json
 
 # 8. The table and the sheet.
 human=()

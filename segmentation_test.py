@@ -31,7 +31,7 @@ from chexseg import (
     shards,
     training,
 )
-from chexseg.errors import DataError
+from chexseg.errors import DataError, UsageError
 from chexseg.mask_files import MaskFile
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--ckpt",
         "--ckpt_path",
         type=Path,
+        nargs="+",
         required=True,
-        help="best_model.pth of segmentation_train.py",
+        metavar="MODEL",
+        help="best_model.pth of segmentation_train.py; several are tested one after the other",
     )
+    add("--output_path", type=Path, nargs="+", required=True, metavar="JSON", help="masks JSON to write, one a model")
     add(
         "--test_masks_path",
         type=Path,
         help="masks JSON of the test set [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]",
     )
-    add("--output_path", type=Path, required=True, help="masks JSON to write")
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
     add("--precision", choices=training.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
@@ -77,10 +79,22 @@ def read_thresholds(path: Path, count: int) -> list[float]:
 
 
 def main(args: argparse.Namespace) -> None:
+    if len(args.model_path) != len(args.output_path):
+        raise UsageError(
+            f"{len(args.model_path)} of --model_path do not go with {len(args.output_path)} of --output_path"
+        )
+    for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
+        if len(args.model_path) > 1 and distributed.is_main():
+            print(f"== {model_path}")
+        test(model_path, output_path, args)
+
+
+def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
+    """Predict with one model and print its IoU."""
     device = distributed.device(args.device)
-    model, spec, _ = segmentation.load_model(args.model_path)
+    model, spec, _ = segmentation.load_model(model_path)
     model.to(device)
-    thresholds_path = args.thresholds_path or args.model_path.parent / "thresholds.txt"
+    thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
     thresholds = read_thresholds(thresholds_path, len(spec.tasks))
     truth_path = args.test_masks_path or constants.gt_dir() / "test_encoded.json"
     truth = MaskFile(truth_path, constants.ALIASES)
@@ -101,11 +115,11 @@ def main(args: argparse.Namespace) -> None:
             rows=[row_of[name] for name in names],
         )
 
-    inputs = [args.model_path, thresholds_path, truth_path]
+    inputs = [model_path, thresholds_path, truth_path]
     names = ("model_path", "test_masks_path", "output_path", "thresholds_path")
     arguments = {key: value for key, value in vars(args).items() if key not in names}
     shards.build(
-        args.output_path,
+        output_path,
         ids,
         process=process,
         write=mask_files.write_part,
@@ -116,7 +130,7 @@ def main(args: argparse.Namespace) -> None:
         item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),
     )
     if distributed.is_main():
-        report(MaskFile(args.output_path), truth, spec.tasks)
+        report(MaskFile(output_path), truth, spec.tasks)
 
 
 def report(predicted: MaskFile, truth: MaskFile, tasks: Sequence[str]) -> None:
