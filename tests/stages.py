@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,7 +154,6 @@ def plain(value, skip=()):
     return value
 
 
-tqdm.get_lock()  # made once, before any fork: a killed process would leave its own behind
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -246,6 +246,7 @@ def _body(command, environment, log, root, die_at, limits) -> None:
 
     os.environ |= environment | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # the usual one is a semaphore, which a killed process would leave behind
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
