@@ -12,7 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Cost(NamedTuple):
+    """Of one process: seconds by the clock and of the processor, and its peak in MiB."""
+
     seconds: float
+    processor: float
     megabytes: float
 
 
@@ -68,4 +71,4 @@ def run(root: Path, command: str) -> Cost:
         if status:
             log.seek(0)
             raise RuntimeError(f"{command}\n{log.read()}")
-    return Cost(seconds, used.ru_maxrss / 1024)
+    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
