@@ -46,4 +46,4 @@ def test_many_kills(tiny_run, tmp_path, stage, record_property, capsys):
         tried += kill_and_finish(tiny_run, tmp_path / f"workspace{turn}", stage, rng, 4)
     with capsys.disabled():
         print(f"\n{stage}: {tried} kills, all survived")
-    assert tried >= 5
+    assert tried >= 3
