@@ -46,11 +46,11 @@ case $preset in
     common="--decoder_channels 64 --batch_size 8 --lr 1e-3 --one_cycle --augment"
     weak="--num_epochs 2" full="--num_epochs 4" semi="--num_epochs 2" ;;
   default)
-    phantom="--num_train 900 --num_valid 120 --num_test 120" size=160 network=resnet10w32 encoder=resnet10w32 expert=60
-    classifier="--num_epochs 12 --batch_size 16 --lr 2e-3 --augment --one_cycle"
+    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 network=resnet10w32 encoder=resnet10w32 expert=60
+    classifier="--num_epochs 11 --batch_size 16 --lr 2e-3 --augment --one_cycle"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--decoder_channels 128 --batch_size 8 --lr 2e-3 --one_cycle --augment"
-    weak="--num_epochs 1" full="--num_epochs 20" semi="--num_epochs 20" ;;
+    weak="--num_epochs 1" full="--num_epochs 18" semi="--num_epochs 18" ;;
   paper)
     phantom= size=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
@@ -93,7 +93,7 @@ echo "Preset $preset, everything under $workspace"
 ckpt=${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}
 # shellcheck disable=SC2086  # the presets' options are lists of words
 if [ "$preset" != paper ]; then
-  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" $phantom
+  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom
 fi
 if [ -z "${CHEXSEG_CKPT:-}" ]; then
   step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier

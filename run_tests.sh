@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All tests, in a virtual environment that is made if it is missing:   bash run_tests.sh [pytest options]
-# PYTHON=/path/to/python uses that interpreter and installs nothing.
+# PYTHON=/path/to/python uses that interpreter and installs nothing; TEST_PROCESSES says how many share the tests (2).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 if [ -z "${PYTHON:-}" ]; then
@@ -14,5 +14,5 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 # No variable of the user's may reach a test, and no test may reach wandb's servers.
 unset CHEXPERT_DATA_DIR OBJ_EFFICIENCY_BASE_PATH TEST_SEG_LABELS_GT_BASE_PATH
-export WANDB_MODE=disabled OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
-exec "$PYTHON" -m pytest "$@"
+export WANDB_MODE=disabled OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE
+exec "$PYTHON" -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile "$@"

@@ -88,7 +88,7 @@ def run(
     """
     parser = build_parser()
     args = parser.parse_args([a for a in (sys.argv[1:] if argv is None else argv) if a == "" or a.strip()])
-    signal.signal(signal.SIGTERM, _terminated)
+    handler = signal.signal(signal.SIGTERM, _terminated)
     started, status = time.monotonic(), 0
     try:
         distributed.setup()
@@ -107,6 +107,8 @@ def run(
         if distributed.is_main():
             print(f"{parser.prog}: done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
         distributed.cleanup()
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
     # A failed rank must not wait for its peers in a destructor: torchrun ends them.
     sys.stdout.flush()
     if status and distributed.world_size() > 1:

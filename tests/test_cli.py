@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,7 @@ def booleans():
                 yield script, line.split('"')[1]
 
 
-@pytest.mark.parametrize(("script", "option"), booleans())
+@pytest.mark.parametrize(("script", "option"), list(booleans()))
 def test_booleans_refuse_what_is_neither(script, option, monkeypatch, capsys):
     status, shown = run_here(script, [option, "maybe"], monkeypatch, capsys)
     assert status == 2
@@ -123,6 +124,13 @@ def test_errors_end_in_one_line(error, status, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == status and len(lines) == 1
     assert "error: " + " ".join(str(error).split()) in lines[0]
+
+
+def test_the_caller_gets_its_signal_handler_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        cli.run(lambda args: None, lambda: cli.make_parser("doc"), [])
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_bugs_show_their_traceback():
