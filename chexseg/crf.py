@@ -92,7 +92,7 @@ def relation_labels(
     problems = torch.cat([maps > foreground, maps > possible], dim=1)
     sure, maybe = (mean_field(image, problems, **constants) > 0).chunk(2, dim=1)
     labels = torch.full(maps.shape, IGNORE, dtype=torch.uint8, device=image.device)
-    labels[~(sure | maybe)] = 0
+    labels[~maybe] = 0
     labels[sure] = 1
     labels[~usable] = IGNORE
     return labels[0] if single else labels
