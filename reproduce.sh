@@ -50,7 +50,7 @@ case $preset in
     classifier="--num_epochs 11 --batch_size 16 --lr 2e-3 --augment --one_cycle"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--decoder_channels 128 --batch_size 8 --lr 2e-3 --one_cycle --augment"
-    weak="--num_epochs 1" full="--num_epochs 18" semi="--num_epochs 18" ;;
+    weak="--num_epochs 1" full="--num_epochs 14" semi="--num_epochs 14" ;;
   paper)
     phantom= size=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
