@@ -187,7 +187,6 @@ def filter(lattice: Lattice, values: Tensor) -> Tensor:
         cells.index_add_(0, corner, values * weight[:, None])
     for pairs in lattice.neighbours:
         cells = cells + 0.5 * (cells[pairs[:, 0]] + cells[pairs[:, 1]])
-        cells[0] = 0
     out = torch.zeros_like(values)
     for corner, weight in zip(lattice.corner.unbind(1), lattice.weight.unbind(1), strict=True):
         out += cells[corner] * weight[:, None]

@@ -39,11 +39,11 @@ def propagate(cam: Tensor, boundary: Tensor, *, beta: float = 5.0, exp_times: in
     maps = F.pad(cam, (radius,) * 4).flatten(2)
     weights = F.pad(weights, (radius, radius)).flatten(2)
     row = width + 2 * radius
-    starts = [(radius + dy) * row + dx for dy, dx in directions]
+    starts, steps = [(radius + dy) * row + dx for dy, dx in directions], 2**exp_times
     if cam.device.type == "cpu":
-        _walk(maps[0].numpy(), weights[0].numpy(), np.array(starts), 2**exp_times)
+        _walk(maps[0].numpy(), weights[0].numpy(), np.array(starts), steps)
     else:
-        _walk_on_device(maps, weights, starts, 2**exp_times)
+        _walk_on_device(maps, weights, starts, steps)
     return maps.unflatten(2, (-1, row))[..., radius : radius + height, radius : radius + width].contiguous()
 
 
@@ -96,7 +96,7 @@ def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float
     masks = torch.zeros(len(scores), *size, dtype=torch.bool, device=scores.device)
     for row in (scores > 0).flatten(1).any(1).nonzero()[:, 0].tolist():
         large = F.interpolate(scores[None, row : row + 1].float(), size, mode="bilinear", align_corners=False)[0, 0]
-        masks[row] = (large > threshold * large.max()) & (large.max() > 0)
+        masks[row] = large > threshold * large.max()
     return masks
 
 

@@ -186,15 +186,18 @@ def test_masks_upsample_scores_not_masks():
 
 
 def test_scores_of_present_findings_only():
-    maps = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    boundary = torch.rand(2, 1, 8, 10, generator=torch.Generator().manual_seed(1))
-    present = torch.tensor([[True, False, True], [False, False, False]])
-    maps[0, 1, 0, 0] = math.nan
-    scores = random_walk.pseudo_scores(maps, boundary, present, beta=3.0, exp_times=2, radius=2)
+    maps = torch.rand(3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    boundary = torch.rand(3, 1, 8, 10, generator=torch.Generator().manual_seed(1))
+    present = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    maps[0, 0, 0, 0] = math.nan
+    walk = {"beta": 3.0, "exp_times": 2, "radius": 2}
+    scores = random_walk.pseudo_scores(maps, boundary, present, **walk)
+    # What is no number counts as 0 before it is upsampled, or it would take its surroundings with it.
+    maps[0, 0, 0, 0] = 0
     cam = torch.nn.functional.interpolate(maps, (8, 10), mode="bilinear", align_corners=False)
-    expected = random_walk.propagate(cam[:1, [0, 2]], boundary[:1], beta=3.0, exp_times=2, radius=2)
-    assert torch.equal(scores[:1, [0, 2]], expected)
-    assert (scores[0, 1] == 0).all() and (scores[1] == 0).all()
+    assert torch.equal(scores[:1, [0, 2]], random_walk.propagate(cam[:1, [0, 2]], boundary[:1], **walk))
+    assert torch.equal(scores[1:2, 1:2], random_walk.propagate(cam[1:2, 1:2], boundary[1:2], **walk))
+    assert (scores[~present] == 0).all()
 
 
 def test_boundary_of_image_and_mirror_image():

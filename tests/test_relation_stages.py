@@ -194,6 +194,21 @@ def test_trained_again_it_is_done(folder, workspace, capsys):
     assert "radius was 3, is 4" in capsys.readouterr().err
 
 
+def test_optimiser_is_the_papers(folder, workspace, monkeypatch):
+    given, plain = {}, torch.optim.SGD
+
+    def spy(parameters, **options):
+        given.update(options)
+        return plain(parameters, **options)
+
+    monkeypatch.setattr(torch.optim, "SGD", spy)
+    options = ("--backbone_weights", workspace / "classifier.ckpt", "--lr", "0.02", "--weight_decay", "0.25")
+    assert run("IRNet/train_irnet.py", *options, "--num_epochs", 1, "--radius", 2) == 0
+    assert given == {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.25}
+    saved = workspace / "base" / "weakly_supervised" / "saved_models"
+    assert (saved / "best_ir_model_hdf5_lr_0.02_weight_decay_0.25.pth").is_file()
+
+
 def pseudo(*options):
     return run("make_pseudo_seg_labels.py", *options)
 
@@ -252,8 +267,9 @@ def test_gates_and_options(folder):
     for i in (0, 3):
         everything = np.ones(10, bool)
         assert_nearly_equal(entries(path)[IDS[i]], naive_masks(folder, i, everything, radius=2, beta=2.0, exp_times=1))
-    assert pseudo("--uncertain_is_present", "False") == 0
-    assert_nearly_equal(entries(path)[IDS[2]], naive_masks(folder, 2, present(uncertain=False)[2]))
+    assert pseudo("--uncertain_is_present", "False", "--batch_size", 4) == 0
+    for i in (2, 5):
+        assert_nearly_equal(entries(path)[IDS[i]], naive_masks(folder, i, present(uncertain=False)[i]))
     assert pseudo("--gate", "probability", "--gate_probability", "0.6") == 0
     stored = saliency.SaliencyMaps(folder)
     for i in (0, 4):
@@ -388,7 +404,7 @@ def test_draws_are_scaled_alike_and_repeatable(folder):
     plain = dataset[Draw(3)]
     assert torch.equal(plain["image"], torch.from_numpy(dataset.images["cxr_images"][3]))
     assert np.array_equal(plain["labels"], dataset.labels["ir_labels"][3][:, 2::4, 2::4])
-    shares = []
+    shares, first_rows = [], []
     for key in range(40):
         draw = dataset[Draw(3, (17, 0, key))]
         again = dataset[Draw(3, (17, 0, key))]
@@ -397,8 +413,11 @@ def test_draws_are_scaled_alike_and_repeatable(folder):
         # Ignored in all tasks = outside the image, where it is black.
         outside = (draw["labels"][[int(t) for t in np.flatnonzero(present()[3])]] == 255).all(0)
         shares.append(float((draw["image"] > 0).float().mean()))
+        first_rows.append(bool((draw["image"][0] == 0).all()))
         assert (draw["image"][2::4, 2::4][~outside] > 0).float().mean() > 0.9
     assert min(shares) < 0.5 and max(shares) > 0.95
+    # A small image lies anywhere in the crop.
+    assert 5 < sum(first_rows) < 25
 
 
 def test_scale_range(folder, monkeypatch):
