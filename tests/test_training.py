@@ -313,7 +313,10 @@ def test_a_missing_checkpoint_and_another_network_are_named(tmp_path):
         train(tmp_path, model=nn.Sequential(nn.Conv2d(3, 2, 1)))
 
 
-def test_a_loss_that_is_not_finite_names_the_images_and_saves_nothing(tmp_path):
+@pytest.mark.parametrize("late", [0, 1], ids=["checked at once", "checked a step late, as on a GPU"])
+def test_a_loss_that_is_not_finite_names_the_images_and_saves_nothing(tmp_path, monkeypatch, late):
+    build = training._FiniteCheck.__init__
+    monkeypatch.setattr(training._FiniteCheck, "__init__", lambda c, d: build(c, d) or setattr(c, "_late", late))
     with pytest.raises(DataError, match="became nan in epoch 1 on the images .*patient00007"):
         train(tmp_path, dataset=Noisy(bad=7), save_every=1e-9)
     if (tmp_path / "checkpoint.pt").exists():
@@ -326,6 +329,37 @@ def test_highest_score_wins_and_the_earlier_of_equals(tmp_path):
     saved = {}
     _, result = train(tmp_path, keep=saved, num_epochs=5, evaluate=None, score=lambda metrics: next(scores))
     assert (result.epoch, result.score, saved["metrics"]["epoch"]) == (2, 0.7, 2)
+
+
+def test_the_best_weights_are_those_of_their_epoch_though_saved_later(tmp_path):
+    first, saved = build_model(), {}
+    train(tmp_path / "first", model=first, num_epochs=1, schedule=None)
+    train(tmp_path / "all", keep=saved, schedule=None, score=lambda metrics: -metrics["epoch"])
+    assert saved["metrics"]["epoch"] == 1
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, saved["weights"][name]), name
+
+
+def test_a_failure_in_mid_write_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+    train(tmp_path, num_epochs=1)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    def full_disk(content, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path, resume="none", num_epochs=1)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_numpys_numbers_among_the_metrics_do_not_spoil_a_checkpoint(tmp_path):
+    _, result = train(tmp_path, evaluate=lambda network, counts: {"value": np.float64(0.5)})
+    _, again = train(tmp_path, evaluate=lambda network, counts: {"value": np.float64(0.5)})
+    assert again == result and result.metrics["value"] == 0.5
 
 
 def test_metrics_that_json_cannot_hold_fail_at_once(tmp_path):
