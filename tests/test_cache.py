@@ -90,6 +90,12 @@ def test_made_again_when_anything_changes(tmp_path, change):
     assert_holds(found, change.get("ids", IDS))
 
 
+def test_made_again_for_another_layout(tmp_path):
+    build(tmp_path / "c.npy")
+    found = build(tmp_path / "c.npy", num_masks=2, prepare=lambda n: prepare(n)._replace(masks=prepare(n).masks[:2]))
+    assert np.array_equal(found[8].masks, prepare(IDS[8]).masks[:2])
+
+
 def test_a_flipped_byte_is_found(tmp_path):
     build(tmp_path / "c.npy")
     content = bytearray((tmp_path / "c.npy").read_bytes())

@@ -364,6 +364,27 @@ def test_evaluator_sees_every_image_once():
     assert tally.sum().item() == 2 * 3 * 32 * 32 and tally[:, 1, 20].tolist() == [2048] * 3
 
 
+def test_ranks_evaluate_a_share_each_and_agree(monkeypatch):
+    def evaluate(rank=0, world_size=1, others=None):
+        """This rank's metrics, and what it counted itself."""
+        counted = []
+
+        def all_reduce(pooled):
+            counted.append(pooled.counts.clone())
+            if others is not None:
+                pooled.counts += others
+
+        monkeypatch.setattr(segmentation.distributed, "rank", lambda: rank)
+        monkeypatch.setattr(segmentation.distributed, "world_size", lambda: world_size)
+        monkeypatch.setattr(PooledIoU, "all_reduce", all_reduce)
+        return evaluator()(Oracle(), pooled([{0.5: 9}] * 3).counts), counted[0]
+
+    alone, whole = evaluate()
+    first, second = (evaluate(rank, 2)[1] for rank in (0, 1))
+    assert first.sum() == 2 * second.sum() and torch.equal(first + second, whole)
+    assert evaluate(0, 2, second)[0] == evaluate(1, 2, first)[0] == alone
+
+
 def test_loss_normalises_as_told():
     compute_loss = segmentation.make_loss("chexpert")
     seen = []
@@ -380,11 +401,12 @@ def test_original_masks_by_hand():
     probabilities[0, :2, :2] = 1
     probabilities[0, 2:] = 1
     probabilities[1, 2:] = 1
-    probabilities[2, :2] = 0.5
+    probabilities[2, :2] = 0.5, 0.5, 1, 1
     found = masks.decode(prediction.original_masks(probabilities, (4, 8), (0.5, 0.0, 0.5)))
     expected = np.zeros((3, 4, 8), np.uint8)
     expected[0, :, :4] = 1  # bilinear: 1, 1, 1, 0.75 | 0.25, 0, 0, 0
-    assert np.array_equal(found, expected)  # 0.5 is not above 0.5
+    expected[2, :, 3:] = 1  # 0.5, 0.5, 0.5, 0.625 | 0.875, 1, 1, 1: 0.5 is not above 0.5
+    assert np.array_equal(found, expected)
     at_lower = masks.decode(prediction.original_masks(probabilities, (4, 8), (0.2, 0.0, 0.4)))
     expected[0, :, 4] = 1
     expected[2] = 1

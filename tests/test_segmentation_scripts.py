@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,7 @@ def history(folder):
         ("weakly_supervised", [WEAK], 9, "miou"),
         ("fully_supervised", [FULL, COMMON], 8, "common_iou"),
         ("semi_supervised", [SEMI, "--weighted True --strong_labels_weight 0.9", COMMON], 17, "common_iou"),
+        ("shorter_epochs", [SEMI, "--weighted True --epoch_len 6"], 6, "miou"),
         ("concatenated", [SEMI, "--augment"], 17, "miou"),
     ],
 )
@@ -290,6 +292,22 @@ def test_what_is_wrong_is_named_in_one_line(world, tmp_path, capsys, status, giv
     assert found == status and named in last and "error:" in last
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("best_model.pth"))
+
+
+def test_files_may_move_between_runs(world, trained, tmp_path, capsys):
+    for name in ("expert.json", "pseudo.json", "eval.json"):
+        shutil.copy(world / name, tmp_path)
+    parts = [SEMI, "--weighted True", COMMON, "--experiment_name run --num_epochs 3 --augment --save_dir"]
+    given = arguments(world, SMALL) + arguments(tmp_path, *parts, str(trained))
+    status, err = run_script("segmentation_train.py", given, capsys)
+    assert status == 0, err
+
+
+def test_augmentation_is_an_option(world, tmp_path):
+    for name in ("plain", "--augment"):
+        assert train(world, WEAK, "--num_epochs 1", f"--experiment_name={name}", *[name] * (name != "plain"))[0] == 0
+    found = [history(tmp_path / "seg_trials" / name)[0]["train_loss"] for name in ("plain", "--augment")]
+    assert found[0] != found[1]
 
 
 def test_other_arguments_are_refused_by_name(world, trained, capsys):
