@@ -20,14 +20,15 @@ class Cost(NamedTuple):
 
 
 def commands(root: Path, images: int, size: int, experts: int = 24) -> dict[str, str]:
-    """Script and options of each stage for `images` training images of `size` pixels; the networks are small."""
+    """Script and options of each stage for `images` training and as many test images of `size` pixels, and `experts` to
+    validate on; the networks are small."""
     base, labels = root / "base", root / "data" / "labels"
     run, classifier = base / "train_cams" / "mine_c.ckpt", base / "mine" / "c.ckpt"
     walk = "best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth"
     pseudo = run / "pseudo_seg_labels_encoded_irnet.json"
     return {
         "phantom": f"make_synthetic_chexpert.py --out_dir {root / 'data'} --gt_out {labels} --preset tiny "
-        f"--num_train {images} --num_valid {experts} --num_test {experts} --size {size}",
+        f"--num_train {images} --num_valid {experts} --num_test {images} --size {size}",
         "classifier": f"train.py --ckpt_path {classifier} --architecture resnet10w32 --image_size {size} "
         "--num_epochs 1 --batch_size 16 --lr 2e-3 --one_cycle",
         "saliency maps": f"test.py --ckpt_path {classifier} --save_dir_predictions {base / 'train_cams'} "
@@ -46,12 +47,12 @@ def commands(root: Path, images: int, size: int, experts: int = 24) -> dict[str,
         f"--train_masks_path {pseudo} --eval_masks_path {labels}/valid_encoded.json --image_size {size} "
         "--encoder resnet10w32 --decoder_channels 64 --encoder_weights none",
         "predicted masks": f"segmentation_test.py --model_path {base / 'trials' / 'weak' / 'best_model.pth'} "
-        f"--test_masks_path {pseudo} --output_path {base / 'trials' / 'weak' / 'masks.json'}",
+        f"--test_masks_path {labels}/test_encoded.json --output_path {base / 'trials' / 'weak' / 'masks.json'}",
     }
 
 
-def run(root: Path, command: str) -> Cost:
-    """Run one stage; RuntimeError with what it said if it fails."""
+def run(root: Path, command: str, ranks: int = 0) -> Cost:
+    """Run one stage, in `ranks` processes under torchrun where given; RuntimeError with what it said if it fails."""
     for folder in ("data/labels", "base"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
@@ -61,11 +62,13 @@ def run(root: Path, command: str) -> Cost:
         "TEST_SEG_LABELS_GT_BASE_PATH": str(root / "data" / "labels"),
     }
     script, *options = command.split()
+    launcher = [sys.executable]
+    if ranks:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        environment["OMP_NUM_THREADS"] = "1"
     started = time.monotonic()
     with open(root / "log.txt", "w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / script), *options], env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([*launcher, str(ROOT / script), *options], env=environment, stdout=log, stderr=log)
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
         if status:

@@ -55,23 +55,19 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        cost = {}
         for stage, command in pipeline.commands(root, args.images, args.size).items():
             if stage == "segmentation":
                 break
-            cost[stage] = pipeline.run(root, command)
+            pipeline.run(root, command)
         frontal = len((root / RUN / "train_cams_paths.csv").read_text().splitlines()) - 1
         print(f"{args.images} images of {args.size} pixels, {frontal} of them frontal\n")
-        print("| stage | bytes an image | seconds of a processor an image, less the start |\n|---|---|---|")
+        print("| stage | bytes an image |\n|---|---|")
         total = 0
         for stage, names in FILES.items():
             size = sum((root / RUN / name).stat().st_size for name in names)
             total += size
-            command = pipeline.commands(root, args.images, args.size)[stage]
-            start = pipeline.run(root, f"{command.split()[0]} --help")
-            seconds = (cost[stage].processor - start.processor) / frontal
-            print(f"| {stage} | {size / frontal:,.0f} | {seconds:.3f} |")
-        print(f"| **from maps to pseudo masks** | **{total / frontal:,.0f}** | |\n")
+            print(f"| {stage} | {size / frontal:,.0f} |")
+        print(f"| **from maps to pseudo masks** | **{total / frontal:,.0f}** |\n")
         rates = {method: rate(root / RUN, method) for method in ("fork", "spawn")}
         for method, found in rates.items():
             print(f"random samples with 2 workers ({method}): {found:,.0f} a second")

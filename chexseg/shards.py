@@ -147,9 +147,11 @@ def build(
     merge             joins the shards, in order, into the path it is given
     record            `provenance.describe(...)`: what the result depends on, beside the items
     item_fingerprint  what else a shard depends on, item by item (an image's size and time of change, say)
+    shard_size        items of a shard at most; a small set has smaller ones, so that there is work for 16 ranks
     on_lock           `refuse` a second run on the same output, or `wait` for the first
     """
     output = Path(output)
+    shard_size = min(shard_size, 16 * -(-len(items) // 256))  # of whole batches of 16
     with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
         distributed.barrier()
         common = provenance.fingerprint(record)
