@@ -26,7 +26,9 @@ def main() -> int:
     args = parser.parse_args()
     sizes = " | ".join(f"h for {size:,}" for size in SIZES)
     print(f"{args.images} images of {args.size} pixels\n")
-    print(f"| stage | s, 1 process | start | s, {args.ranks} processes | work, 1 / {args.ranks} | s an image | {sizes} |")
+    print(
+        f"| stage | s, 1 process | start | s, {args.ranks} processes | work, 1 / {args.ranks} | s an image | {sizes} |"
+    )
     print("|---" * 9 + "|")
     with tempfile.TemporaryDirectory() as folder:
         root, many = Path(folder) / "one", Path(folder) / "many"
@@ -43,7 +45,10 @@ def main() -> int:
             image = max(one - start, 0) / args.images
             hours = " | ".join(f"{image * size / 3600:.1f}" for size in SIZES)
             gain = (one - start) / max(several - again, 1e-3)
-            print(f"| {stage} | {one:.1f} | {start:.1f} | {several:.1f} | {gain:.2f} | {image:.4f} | {hours} |", flush=True)
+            print(
+                f"| {stage} | {one:.1f} | {start:.1f} | {several:.1f} | {gain:.2f} | {image:.4f} | {hours} |",
+                flush=True,
+            )
     return 0
 
 

@@ -92,7 +92,6 @@ class Step:
         return loss.detach().item()
 
 
-
 def close(ours: float, reference: float) -> float:
     return 1 - abs(ours - reference)
 

@@ -73,15 +73,18 @@ def score(overlap: Overlap, resamples: Resamples, protocol: str) -> Scores:
         return _scores(values, ~np.isnan(overlap.truth), overlap, resamples)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
-    return score_means(overlap.per_image(true_positives=protocol == "per_image"), overlap, resamples)
+    # A method that never finds a task has no true positive to average: it gets 0 there, not a gap in its mean.
+    return score_means(overlap.per_image(true_positives=protocol == "per_image"), overlap, resamples, never=0)
 
 
-def score_means(each: np.ndarray, overlap: Overlap, resamples: Resamples) -> Scores:
+def score_means(each: np.ndarray, overlap: Overlap, resamples: Resamples, *, never: float = np.nan) -> Scores:
     """The mean of a score per image and task (images, tasks), NaN = leave out; a hit rate, for example.
 
-    A method that never finds a task has no true positive to average: it gets 0 there, not a gap in its mean.
+    never: the mean of a task that has no value in any image. A replicate that merely drew none has no mean.
     """
-    return _scores(np.nan_to_num(resamples.means(each)), ~np.isnan(each), overlap, resamples)
+    means = resamples.means(each)
+    means[:, np.isnan(means[0])] = never
+    return _scores(means, ~np.isnan(each), overlap, resamples)
 
 
 def _scores(values: np.ndarray, entered: np.ndarray, overlap: Overlap, resamples: Resamples) -> Scores:

@@ -57,7 +57,7 @@ def by_library(model: Classifier, images: Tensor, method: str) -> tuple[Tensor, 
         features = model.features(images)
         probabilities = probe(images)
     maps = torch.zeros(len(images), probabilities.shape[1], *features.shape[2:])
-    with kind(model=probe, target_layers=[probe.last]) as cam:
+    with torch.enable_grad(), kind(model=probe, target_layers=[probe.last]) as cam:
         for task in range(probabilities.shape[1]):
             targets = [pytorch_grad_cam.utils.model_targets.ClassifierOutputTarget(task)] * len(images)
             full = torch.from_numpy(cam(input_tensor=images, targets=targets))[:, None]

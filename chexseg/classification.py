@@ -146,7 +146,8 @@ def predict(model: Classifier, dataset: LabelledImages, batch_size: int, device:
     for batch in draws.in_order(len(dataset), batch_size, **ranks):
         pixels = torch.stack([dataset[draw]["image"] for draw in batch]).to(device)
         logits = model.logits_from_features(model.features(data.normalise(pixels, model.spec.normalisation)))
-        found[[draw.index for draw in batch]] = logits.sigmoid().double().cpu()
+        # In bf16 a sigmoid near 1 has steps of 0.004: ties that AUROC would count as halves.
+        found[[draw.index for draw in batch]] = logits.double().sigmoid().cpu()
     return distributed.all_reduce_sum(found).numpy()
 
 

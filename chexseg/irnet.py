@@ -119,9 +119,7 @@ def read_backbone(weights: Path, architecture: str | None = None) -> tuple[str, 
     found, tensors = models.load_backbone(weights)
     if architecture not in (None, found):
         raise DataError(f"{weights}: weights of a {found}, not of a {architecture}")
-    spec = checkpoints.load_checkpoint(weights).get("spec")
-    normalisation = spec.get("normalisation", "imagenet") if isinstance(spec, dict) else "imagenet"
-    return found, normalisation, tensors
+    return found, models.trained_normalisation(weights, "imagenet"), tensors
 
 
 def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Path) -> None:

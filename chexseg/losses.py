@@ -1,4 +1,4 @@
-"""Losses of the classifier and the segmentation network. The boundary network's are in `irnet`.
+"""Losses of the classifier and the segmentation network. The boundary network's is in `affinity`.
 
 Under torchrun both losses are those of the whole batch, not of a rank's part: their sums are added over ranks, and the
 averaged gradients of DistributedDataParallel are then exactly the gradients of one process.
@@ -52,8 +52,8 @@ def classification_loss(
 ) -> Tensor:
     """Mean cross-entropy over the labels that count; 0 where none does.
 
-    labels (B, T) hold 1, 0, -1 (uncertain) and NaN (not mentioned). logits are (B, T), or (B, T, 3) = (negative,
-    positive, uncertain) for the policy `multiclass`. Not mentioned counts as negative, as in CheXpert (Irvin et al.
+    labels (B, T) hold 1, 0, -1 (uncertain) and NaN (not mentioned). logits are (B, T), or (B, T, 3) = (uncertain,
+    negative, positive) for the policy `multiclass`. Not mentioned counts as negative, as in CheXpert (Irvin et al.
     2019), or not at all (`ignore`).
     """
     if (uncertain == "multiclass") != (logits.ndim == 3):
@@ -64,7 +64,7 @@ def classification_loss(
     labels = torch.where(missing, 0.0, labels.float())
     doubtful = labels == -1
     if uncertain == "multiclass":
-        classes = torch.where(doubtful, 2, labels).long()
+        classes = labels.long() + 1
         losses = F.cross_entropy(logits.transpose(1, 2), classes, reduction="none")
     else:
         if uncertain == "ignore":

@@ -38,6 +38,12 @@ class Overlap:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
 
+    def where(self, images: np.ndarray) -> "Overlap":
+        """The same with other images than `images` (a Boolean for each) left unscored."""
+        rows = images[:, None]
+        names = "intersection", "union", "predicted", "truth"
+        return Overlap(self.images, self.tasks, *(np.where(rows, getattr(self, name), np.nan) for name in names))
+
     def per_image(self, *, true_positives: bool) -> np.ndarray:
         """IoU of each pair, (images, tasks). NaN, which no mean counts, where both masks are empty; with
         `true_positives` (CheXlocalize's default) also where one of them is."""

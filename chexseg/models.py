@@ -69,8 +69,8 @@ class ClassifierSpec:
 class Classifier(nn.Module):
     """A pooled linear network over chest X-rays.
 
-    With `three_way` heads each task has three outputs (negative, positive, uncertain), and its probability is the
-    softmax over the first two (Irvin et al. 2019, U-MultiClass): sigmoid of their difference.
+    With `three_way` heads each task has three outputs (uncertain, negative, positive: the label + 1), and its
+    probability is the softmax over the last two (Irvin et al. 2019, U-MultiClass): sigmoid of their difference.
     """
 
     def __init__(self, spec: ClassifierSpec):
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
     def logits_from_features(self, features: Tensor) -> Tensor:
         """(B, K, h, w) -> (B, T): the number whose sigmoid is the task's probability."""
         outputs = self.outputs_from_features(features)
-        return outputs[..., 1] - outputs[..., 0] if self.spec.three_way else outputs
+        return outputs[..., 2] - outputs[..., 1] if self.spec.three_way else outputs
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> raw outputs (B, T) or (B, T, 3), what the training losses take."""
@@ -114,7 +114,7 @@ class Classifier(nn.Module):
         if not self.spec.three_way:
             return weight
         weight = weight.view(-1, 3, weight.shape[1])
-        return weight[:, 1] - weight[:, 0]
+        return weight[:, 2] - weight[:, 1]
 
 
 def save_classifier(path: Path, model: Classifier) -> None:
@@ -220,6 +220,12 @@ def load_backbone(path: Path, *, keys: str = "") -> tuple[str, dict[str, Tensor]
     head = HEADS[name].split(".")[0]
     tensors = {k: v for k, v in tensors.items() if not k.startswith(head + ".")}
     return infer_architecture(name, tensors, path), tensors
+
+
+def trained_normalisation(path: Path, default: str) -> str:
+    """How the checkpoint says that its network's input was normalised; `default` where it says nothing."""
+    spec = checkpoints.load_checkpoint(path).get("spec")
+    return spec.get("normalisation", default) if isinstance(spec, dict) else default
 
 
 def pretrained_backbone(architecture: str, folder: Path | None = None) -> Path:

@@ -221,10 +221,12 @@ def _write_labels(path: Path, spec: Spec, split: str, found: dict) -> None:
 
 
 def _write_annotations(path: Path, found: dict, reader: int, names: dict) -> None:
-    """A reader's polygons; images without a finding are absent, as in CheXlocalize."""
+    """A reader's polygons. Images without a finding are absent, as in CheXlocalize; the second reader was given those
+    that the first outlined something in, and may have found nothing there."""
     annotations = {}
     for image, (size, *readers) in found.items():
-        if polygons := readers[reader]:
+        polygons = readers[reader]
+        if polygons or (reader and readers[0]):
             image_id = image.removesuffix(".jpg").replace("/", "_")
             annotations[image_id] = {"img_size": list(size), **{names.get(t, t): p for t, p in polygons.items()}}
     with shards.atomic(path) as temporary:

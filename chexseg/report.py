@@ -39,24 +39,35 @@ MAX_MISSING_NAMES = 20
 
 @dataclass
 class Comparison:
-    """Scores of all methods on the same images and the same resamples: `scores[protocol][method]`."""
+    """Scores of all methods on the same images and the same resamples: `scores[protocol][method]`.
+
+    A second reader may lack some of the images: `paired` scores what it is compared with on those that it has.
+    """
 
     tasks: tuple[str, ...]
     images: list[str]
-    num_patients: int
-    num_replicates: int
+    resamples: bootstrap.Resamples
     seed: int
+    overlaps: dict[str, metrics.Overlap]
     scores: dict[str, dict[str, bootstrap.Scores]]
     notes: list[str] = field(default_factory=list)
 
     @property
-    def methods(self) -> list[str]:
-        return list(next(iter(self.scores.values())))
+    def num_patients(self) -> int:
+        return self.resamples.weights.shape[1]
 
     @property
-    def reference(self) -> str | None:
-        """The weakly supervised method that ratios are relative to."""
-        return next((name for name in REFERENCES if name in self.methods), None)
+    def num_replicates(self) -> int:
+        return self.resamples.weights.shape[0] - 1
+
+    def paired(self, first: str, second: str, protocol: str) -> tuple[bootstrap.Scores, bootstrap.Scores]:
+        """The scores of two methods on the images that both have."""
+        has = [~np.isnan(self.overlaps[name].union).all(1) for name in (first, second)]
+        if np.array_equal(*has):
+            return self.scores[protocol][first], self.scores[protocol][second]
+        both = np.logical_and(*has)
+        score = (bootstrap.score(self.overlaps[name].where(both), self.resamples, protocol) for name in (first, second))
+        return tuple(score)
 
     def never_occur(self) -> list[str]:
         """Tasks without a pixel of ground truth: shown, not scored."""
@@ -74,7 +85,8 @@ def compare(
 ) -> Comparison:
     """Score every method under every protocol on the images that have ground truth and a prediction of each method.
 
-    Images without a mask of the second reader stay: they are only left out of that row. What is left out is in `notes`.
+    Images without a mask of the second reader stay: only that row, and what is compared with it, is without them.
+    What is left out is in `notes`.
     """
     if not methods:
         raise DataError("no method to compare")
@@ -100,15 +112,16 @@ def compare(
                 + metrics.some(extra, MAX_MISSING_NAMES)
             )
     resamples = bootstrap.Resamples(images, num_replicates, seed)
+    overlaps: dict[str, metrics.Overlap] = {}
     scores: dict[str, dict[str, bootstrap.Scores]] = {protocol: {} for protocol in bootstrap.PROTOCOLS}
     for name, predictions in methods.items():
-        found = metrics.overlap(predictions, truth, tasks, images)
+        found = overlaps[name] = metrics.overlap(predictions, truth, tasks, images)
         if np.isnan(found.union).all():
             raise DataError(f"{name}: none of its images is among the {len(images)} scored ones")
         notes += [f"{name}: {note}" for note in found.notes]
         for protocol, by_method in scores.items():
             by_method[name] = bootstrap.score(found, resamples, protocol)
-    return Comparison(tuple(tasks), images, resamples.weights.shape[1], num_replicates, seed, scores, notes)
+    return Comparison(tuple(tasks), images, resamples, seed, overlaps, scores, notes)
 
 
 def long_table(comparison: Comparison) -> pd.DataFrame:
@@ -189,7 +202,7 @@ def _ratio_table(comparison: Comparison, protocol: str) -> list[str]:
         return ["No weakly supervised method is given, so there is nothing to relate the others to."]
     rows = []
     for name, scores in by_method.items():
-        ratios = [bootstrap.ratio(scores, by_method[reference])[:, -1] for reference in references]
+        ratios = [bootstrap.ratio(*comparison.paired(name, other, protocol))[:, -1] for other in references]
         cells = ["1" if name == r else _with_interval(v, ".2f") for r, v in zip(references, ratios, strict=True)]
         paper = f"{PAPER_RATIOS[name]:.3g}" if name in PAPER_RATIOS else "–"
         rows.append([NAMES.get(name, name), _number(scores.values[0, -1]), *cells, paper])
@@ -200,7 +213,7 @@ def _difference_table(comparison: Comparison, protocol: str) -> list[str]:
     by_method, rows = comparison.scores[protocol], []
     for first, second in DIFFERENCES:
         if first in by_method and second in by_method:
-            values = bootstrap.difference(by_method[first], by_method[second])[:, -1]
+            values = bootstrap.difference(*comparison.paired(first, second, protocol))[:, -1]
             greater = np.mean(values[1:][~np.isnan(values[1:])] > 0) if not np.isnan(values[0]) else np.nan
             share = "–" if np.isnan(greater) else f"{greater:.1%}"
             rows.append([f"{NAMES[first]} − {NAMES[second]}", _with_interval(values, "+.3f"), share])

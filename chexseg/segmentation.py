@@ -1,7 +1,6 @@
-"""Segmentation networks and their data: building, encoder weights, samples from masks JSONs, losses, prediction.
+"""Segmentation networks and their data: building, encoder weights, samples from masks JSONs, an epoch's scores.
 
-Not for the training loop (see `training`) nor for scores (see `metrics`).
-"""
+Not for the training loop (see `training`), nor for masks at the original size (see `prediction`)."""
 
 import hashlib
 import json
@@ -89,10 +88,12 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
 def normalisation_for(weights: str, kind: str) -> str:
     """How images are normalised for an encoder: as it was trained where its checkpoint says so, else ImageNet's way for
     ImageNet's weights and CheXpert's for all others."""
-    if kind in ("", "imagenet"):
-        return "imagenet" if _has_weights(weights, kind) else "chexpert"
-    spec = checkpoints.load_checkpoint(Path(weights).expanduser()).get("spec") if _has_weights(weights, kind) else None
-    return spec.get("normalisation", "chexpert") if isinstance(spec, dict) else "chexpert"
+    if not _has_weights(weights, kind):
+        return "chexpert"
+    default = "imagenet" if kind in ("", "imagenet") else "chexpert"
+    if weights.lower() in ("", "imagenet") and default == "imagenet":
+        return default
+    return models.trained_normalisation(Path(weights).expanduser(), default)
 
 
 def _has_weights(weights: str, kind: str) -> bool:
@@ -198,24 +199,26 @@ class SegmentationSet:
     def __getitem__(self, draw: Draw) -> dict[str, Tensor | str]:
         which = int(np.searchsorted(self._starts, draw.index, side="right")) - 1
         source, index = self.caches[which], draw.index - int(self._starts[which])
-        image, masks, _ = source[index]
+        image, inside, _ = source[index]
         if self.augment and draw.key:
-            image, masks = augmented(image, masks, np.random.default_rng(draw.key))
-        return {"image": torch.from_numpy(image), "masks": torch.from_numpy(masks), "id": source.ids[index]}
+            image, inside = augmented(image, inside, np.random.default_rng(draw.key))
+        return {"image": torch.from_numpy(image), "masks": torch.from_numpy(inside), "id": source.ids[index]}
 
 
-def augmented(image: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def augmented(image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A slightly turned, zoomed, shifted and relit copy of image (S, S) and masks (C, S, S); masks stay 0 and 1."""
     size = len(image)
     degrees, zoom = rng.uniform(-MAX_DEGREES, MAX_DEGREES), 1 + rng.uniform(-MAX_ZOOM, MAX_ZOOM)
     matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), degrees, zoom)
     matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
     contrast, brightness = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST), rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS)
-    image = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    moved = np.zeros_like(masks)
-    for channel in np.flatnonzero(masks.any((1, 2))):
-        moved[channel] = cv2.warpAffine(masks[channel], matrix, (size, size), flags=cv2.INTER_NEAREST)
-    return cv2.convertScaleAbs(np.maximum(image * contrast + brightness, 0)), moved
+    levels = np.clip(np.arange(256) * contrast + brightness, 0, 255).round().astype(np.uint8)
+    levels[0] = 0  # what lies outside the film stays black
+    image = cv2.warpAffine(cv2.LUT(image, levels), matrix, (size, size), flags=cv2.INTER_LINEAR)
+    moved = np.zeros_like(inside)
+    for channel in np.flatnonzero(inside.any((1, 2))):
+        moved[channel] = cv2.warpAffine(inside[channel], matrix, (size, size), flags=cv2.INTER_NEAREST)
+    return image, moved
 
 
 def make_loss(normalisation: str) -> Callable[[nn.Module, dict], tuple[Tensor, Tensor]]:

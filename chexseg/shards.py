@@ -151,7 +151,7 @@ def build(
     on_lock           `refuse` a second run on the same output, or `wait` for the first
     """
     output = Path(output)
-    shard_size = min(shard_size, 16 * -(-len(items) // 256))  # of whole batches of 16
+    shard_size = max(1, min(shard_size, 16 * -(-len(items) // 256)))  # of whole batches of 16
     with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
         distributed.barrier()
         common = provenance.fingerprint(record)

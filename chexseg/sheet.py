@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from chexseg import masks
+from chexseg import masks, metrics
 from chexseg.data import fit_shape, patient_of
 
 # Told apart on grey, by people with a red-green deficiency too as far as ten colours go.
@@ -39,7 +39,7 @@ class Column:
     title: str
     masks: Mapping[str, Mapping] | None = None
     maps: object | None = None
-    against_truth: bool = False  # caption with the IoU, outline the ground truth
+    against_truth: bool = False  # caption with the IoU
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ def _row(
 ) -> list[Panel]:
     shape = fit_shape(*pixels.shape, PANEL)
     base = _grey(pixels, shape)
-    present = {task: _resized(rle, shape) for task, rle in truth.items() if task in colours}
-    present = {task: mask for task, mask in present.items() if mask.any()}
+    present = {task: rle for task, rle in truth.items() if task in colours and masks.area([rle])[0]}
     return [_panel(column, image, base, present, colours) for column in columns]
 
 
@@ -144,15 +143,15 @@ def _grey(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _resized(rle: Mapping, shape: tuple[int, int]) -> np.ndarray:
-    """The mask at the panel's size; a structure thinner than a panel's pixel keeps its pixels."""
+    """The mask at the panel's size; of a structure thinner than a panel's pixel, those that it fills to a tenth."""
     height, width = rle["size"]
     if height <= shape[0] or width <= shape[1]:
         return masks.resize([rle], shape)[0]
-    return (cv2.resize(masks.decode([rle])[0] * 255, shape[::-1], interpolation=cv2.INTER_AREA) > 100).astype(np.uint8)
+    return (cv2.resize(masks.decode([rle])[0] * 255, shape[::-1], interpolation=cv2.INTER_AREA) > 25).astype(np.uint8)
 
 
 def _panel(
-    column: Column, image: str, base: np.ndarray, truth: Mapping[str, np.ndarray], colours: Mapping[str, np.ndarray]
+    column: Column, image: str, base: np.ndarray, truth: Mapping[str, Mapping], colours: Mapping[str, np.ndarray]
 ) -> Panel:
     if column.maps is not None:
         if image not in column.maps:
@@ -167,10 +166,21 @@ def _panel(
     stack = {task: mask for task, mask in stack.items() if mask.any()}
     note = "" if stack else "empty"
     if column.against_truth and truth:
-        none = np.zeros(base.shape[:2], np.uint8)
-        iou = [_iou(stack.get(task, none), mask) for task, mask in truth.items()]
-        note = f"IoU {np.mean(iou):.2f}"
+        note = f"IoU {_mean_iou(entry, truth):.2f}"
     return Panel(_outlined(base, stack, colours), note, frozenset(stack))
+
+
+def _mean_iou(entry: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> float:
+    """Mean over the true masks, none of them empty, at their size."""
+
+    def fitted(task: str) -> Mapping:
+        size = tuple(truth[task]["size"])
+        return entry[task] if tuple(entry[task]["size"]) == size else masks.encode(masks.resize([entry[task]], size))[0]
+
+    found = metrics.overlap(
+        {"": {task: fitted(task) for task in truth if task in entry}}, {"": truth}, list(truth), [""]
+    )
+    return float((found.intersection / found.union).mean())
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -197,7 +207,7 @@ def _dashes(contour: np.ndarray) -> list[np.ndarray]:
     return [contour[start : start + DASH] for start in range(0, len(contour), 2 * DASH)]
 
 
-def _heat(base: np.ndarray, store: object, image: str, truth: Mapping[str, np.ndarray]) -> np.ndarray:
+def _heat(base: np.ndarray, store: object, image: str, truth: Mapping[str, Mapping]) -> np.ndarray:
     """The maps of the tasks that the expert marked, each scaled to its own maximum, as one heat over the X-ray."""
     rows = [store.tasks.index(task) for task in truth if task in store.tasks]
     if not rows:

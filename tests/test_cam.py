@@ -31,7 +31,7 @@ def by_the_equations(model, images):
         outputs = model.outputs_from_features(features)[0]
         row, kept = [], []
         for task in range(len(outputs)):
-            p = outputs[task][:2].softmax(0)[1] if model.spec.three_way else outputs[task].sigmoid()
+            p = outputs[task][1:].softmax(0)[1] if model.spec.three_way else outputs[task].sigmoid()
             (gradient,) = torch.autograd.grad(p, features, retain_graph=True)
             total = torch.zeros(features.shape[2:])
             for k in range(features.shape[1]):

@@ -96,8 +96,8 @@ def test_classification_loss_by_hand(uncertain, not_mentioned, logits, expected)
 
 
 def test_three_way_heads_take_uncertain_as_a_class_of_its_own():
-    # Softmax over (negative, positive, uncertain); weights 1 : 2 : 5.
-    logits = torch.tensor([1.0, 2.0, 5.0]).log().expand(1, 4, 3)
+    # Softmax over (uncertain, negative, positive); weights 5 : 1 : 2.
+    logits = torch.tensor([5.0, 1.0, 2.0]).log().expand(1, 4, 3)
     expected = -(math.log(2 / 8) + math.log(1 / 8) + math.log(5 / 8) + math.log(1 / 8)) / 4
     assert classification_loss(logits, LABELS, uncertain="multiclass").item() == pytest.approx(expected, rel=1e-6)
     expected = -(math.log(2 / 8) + math.log(1 / 8) + math.log(5 / 8)) / 3

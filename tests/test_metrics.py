@@ -245,6 +245,7 @@ def random_overlap(seed, num_images=14, tasks="abcd"):
 
 def pandas_score(found, rows, protocol):
     """One replicate: `rows` are image indices, each as often as it was drawn."""
+    never = ~((found.predicted > 0) & (found.truth > 0)).any(0)
     frames = {}
     for name in ("intersection", "union", "predicted", "truth"):
         frames[name] = pd.DataFrame(getattr(found, name)[rows], columns=list(found.tasks))
@@ -256,7 +257,7 @@ def pandas_score(found, rows, protocol):
         if protocol == "per_image":
             each = each.where((frames["predicted"] > 0) & (frames["truth"] > 0))
         iou = each.mean()
-        iou = iou.fillna(0) if protocol == "per_image" else iou
+        iou = iou.mask(never, 0) if protocol == "per_image" else iou
     iou = iou.where(occurs)
     return np.append(iou.to_numpy(), iou.mean())
 

@@ -59,7 +59,7 @@ def test_scores_by_hand(comparison):
     assert miou(comparison, "full", "per_image") == pytest.approx(((1 + 2 / 3) / 2 + 0.75) / 2)
     assert miou(comparison, "chexseg", "per_image") == 1  # the false positive is no true positive
     assert miou(comparison, "chexseg", "per_image_all") == pytest.approx((1 + 1 / 2) / 2)
-    assert comparison.never_occur() == ["Fracture"] and comparison.reference == "weak_irnet"
+    assert comparison.never_occur() == ["Fracture"]
 
 
 def test_long_table(comparison):
@@ -134,6 +134,24 @@ def test_what_is_missing_is_left_out_for_all_but_the_second_reader():
     assert np.isnan(miou(found, "radiologist"))  # nothing is positive in the image it has left
 
 
+def test_what_the_second_reader_is_compared_with_is_scored_on_the_images_that_he_has():
+    truth = {name(i): entry(100, tasks=["Edema"]) for i in (1, 2, 3)}
+    methods = {
+        "weak_irnet": {name(1): entry(100), name(2): entry(10), name(3): entry(20)},
+        "chexseg": {name(1): entry(0), name(2): entry(50), name(3): entry(70)},
+        "radiologist": {name(2): entry(90), name(3): entry(100)},
+    }
+    found = report.compare(truth, methods, ["Edema"], num_replicates=40)
+    assert miou(found, "chexseg") == pytest.approx(120 / 300) and miou(found, "radiologist") == pytest.approx(190 / 200)
+    text = report.markdown(found)
+    (row, *_) = cells(text, "radiologist − CheXseg")
+    assert row[1].startswith(f"{0.95 - 0.6:+.3f} (")
+    (row,) = (r for r in cells(text, "radiologist")[:3] if r[1] == "0.950" and "(" in r[2])
+    assert row[2].startswith(f"{0.95 / 0.15:.2f} (")
+    first, second = found.paired("chexseg", "weak_irnet", "pooled")  # both have all
+    assert first is found.scores["pooled"]["chexseg"] and second is found.scores["pooled"]["weak_irnet"]
+
+
 def test_compare_refuses_what_has_nothing_in_common():
     with pytest.raises(DataError, match="full: no image is left"):
         report.compare(TRUTH, {"full": {}}, TASKS)
@@ -146,7 +164,7 @@ def test_compare_refuses_what_has_nothing_in_common():
 def test_one_method_with_a_name_of_its_own():
     found = report.compare(TRUTH, {"mine": METHODS["full"]}, TASKS, num_replicates=5)
     text = report.markdown(found)
-    assert found.reference is None and "No weakly supervised method is given" in text
+    assert "No weakly supervised method is given" in text
     assert cells(text, "Edema")[0] == ["Edema", "2", "0.750"]
 
 
@@ -203,11 +221,16 @@ def test_outlines_and_tints():
 def test_panels_say_what_there_is_not():
     base = np.full((30, 40, 3), 0.5)
     colours = {task: np.ones(3) for task in TASKS}
-    truth = {task: masks.decode([rle])[0] for task, rle in entry(400, 200, 0).items() if masks.area([rle])[0]}
+    truth = {task: rle for task, rle in entry(400, 200, 0).items() if masks.area([rle])[0]}
     column = sheet.Column("x", {name(1): entry(200, 200, 90), name(2): entry(0, 0, 0)}, against_truth=True)
     panel = sheet._panel(column, name(1), base, truth, colours)
     assert panel.note == "IoU 0.75" and panel.tasks == set(TASKS)
     assert sheet._panel(column, name(2), base, truth, colours).note == "IoU 0.00"
+    larger = sheet.Column("x", {name(1): entry(400 * 4, 200 * 4, size=(60, 80))}, against_truth=True)
+    assert sheet._panel(larger, name(1), base, truth, colours).note == "IoU 1.00"  # scored at the truth's size
+    wire = {"Edema": masks.encode(np.eye(1, 1200, 7, dtype=np.uint8).repeat(1200, 0)[None])[0]}  # lost at the panel's
+    column_of_wires = sheet.Column("x", {name(1): wire}, against_truth=True)
+    assert sheet._panel(column_of_wires, name(1), base, wire, colours).note == "IoU 1.00"
     assert sheet._panel(sheet.Column("x", {name(2): entry(0)}), name(2), base, truth, colours).note == "empty"
     missing = sheet._panel(column, name(3), base, truth, colours)
     assert missing.note == "no mask" and not missing.tasks and missing.picture.max() < 0.2

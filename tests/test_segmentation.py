@@ -169,6 +169,17 @@ def test_augmentation_moves_masks_with_the_image_and_does_not_mirror():
         assert 0.7 * mask.sum() < moved[0].sum() < 1.4 * mask.sum()
 
 
+def test_augmentation_leaves_the_padding_black():
+    film = np.full((64, 64), 120, np.uint8)
+    film[:, 40:] = 0
+    seen = set()
+    for seed in range(10):
+        image, _ = segmentation.augmented(film, np.zeros((1, 64, 64), np.uint8), np.random.default_rng(seed))
+        assert not image[:, 56:].any()  # shifted by 3 pixels at most, turned by 10 degrees
+        seen.add(int(image[20:44, 8:24].max()))
+    assert len(seen) > 5 and min(seen) < 110 and max(seen) > 130
+
+
 def test_model_gives_a_logit_map_per_task():
     model = segmentation.build_model(SPEC)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3, 32, 32)
@@ -203,13 +214,17 @@ def encoder_equals(model, tensors):
     return all(torch.equal(v, tensors[k]) for k, v in model.encoder.state_dict().items())
 
 
-def test_encoder_starts_from_a_classifier(classifier):
+def test_encoder_starts_from_a_classifier(classifier, tmp_path):
     path, tensors = classifier
     model = segmentation.build_model(SPEC)
     assert not encoder_equals(model, tensors)
     assert segmentation.load_encoder(model, SPEC, str(path), "CheXpert") == path
     assert encoder_equals(model, tensors)
     assert segmentation.normalisation_for(str(path), "CheXpert") == "imagenet"  # as it was trained
+    chexpert = models.Classifier(models.ClassifierSpec("resnet10w32", ("a",), normalisation="chexpert"))
+    models.save_classifier(tmp_path / "c.ckpt", chexpert)
+    for kind in ("CheXpert", "imagenet", ""):
+        assert segmentation.normalisation_for(str(tmp_path / "c.ckpt"), kind) == "chexpert"
 
 
 def test_encoder_starts_from_a_lightning_or_moco_checkpoint(classifier, tmp_path):
