@@ -86,9 +86,9 @@ def base_dir() -> Path:
     return _folder("OBJ_EFFICIENCY_BASE_PATH", create=True)
 
 
-def gt_dir() -> Path:
+def gt_dir(*, create: bool = False) -> Path:
     """The folder with `test_encoded.json`, `test_labels.csv` and the annotation files."""
-    return _folder("TEST_SEG_LABELS_GT_BASE_PATH")
+    return _folder("TEST_SEG_LABELS_GT_BASE_PATH", create=create)
 
 
 def run_dir() -> Path:

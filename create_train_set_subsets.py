@@ -29,6 +29,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pseudo_labels_type", choices=("cams", "irnet"), default="cams", help="which pseudo masks of the run")
     add("--map_dir", type=Path, help="run folder with the pseudo masks [the default run]")
     add("--masks_path", type=Path, help="split this masks JSON by patient instead")
+    add(
+        "--rest_path",
+        type=Path,
+        help="with --masks_path: where the rest goes [beside it, named by its number of images]",
+    )
     cli.add_boolean(parser, "--only_with_finding", default=True, help="with --masks_path: only images with a mask")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the draw")
     return parser
@@ -79,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     chosen, rest = split_by_patient(ids, args.subset_len, args.seed)
     name = f"{path.stem}_{len(rest)}" + ("_rest" if len(rest) == len(chosen) else "")
     write(source, chosen, path.with_name(f"{path.stem}_{len(chosen)}.json"), args)
-    write(source, rest, path.with_name(f"{name}.json"), args)
+    write(source, rest, args.rest_path or path.with_name(f"{name}.json"), args)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out_dir", type=Path, help="folder to write to; without it $CHEXPERT_DATA_DIR or workspace/data"
     )
-    parser.add_argument("--gt_out", type=Path, help="folder of the experts' files; without it OUT_DIR/labels")
+    parser.add_argument(
+        "--gt_out",
+        type=Path,
+        help="folder of the experts' files; without it OUT_DIR/labels, "
+        "or, where OUT_DIR is not given, $TEST_SEG_LABELS_GT_BASE_PATH",
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="default", help="counts and size not given below")
     parser.add_argument("--num_train", type=cli.non_negative_int, help="training images (default: the preset's)")
     parser.add_argument("--num_valid", type=cli.non_negative_int, help="validation images (default: the preset's)")
@@ -46,9 +51,9 @@ def main(args: argparse.Namespace) -> None:
     if spec.size < SMALLEST:
         raise UsageError(f"--size {spec.size}: at least {SMALLEST} pixels, or nothing can be seen")
     out_dir = constants.data_dir() if args.out_dir is None else args.out_dir.expanduser()
-    gt_dir = out_dir / "labels" if args.gt_out is None else args.gt_out.expanduser()
+    gt_dir = args.gt_out or (constants.gt_dir(create=True) if args.out_dir is None else out_dir / "labels")
     cv2.setNumThreads(1)  # films are small: processes help, threads do not
-    phantom.generate(spec, out_dir, gt_dir, num_workers=args.num_workers, overwrite=args.overwrite)
+    phantom.generate(spec, out_dir, gt_dir.expanduser(), num_workers=args.num_workers, overwrite=args.overwrite)
     print(f"{out_dir}: {spec.num_train} training, {spec.num_valid} validation and {spec.num_test} test images")
 
 

@@ -15,10 +15,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 import constants
 from chexseg import (
+    bootstrap,
     cli,
     data,
     distributed,
@@ -136,14 +135,19 @@ def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
 def report(predicted: MaskFile, truth: MaskFile, tasks: Sequence[str]) -> None:
     """Print the pooled IoU of each task, and what could not be scored."""
     found = metrics.overlap(predicted, truth, tasks, sorted(truth))
-    intersection, union = np.nansum(found.intersection, 0), np.nansum(found.union, 0)
-    occurs = np.nansum(found.truth, 0) > 0
-    iou = np.where(occurs, intersection / np.maximum(union, 1), np.nan)
-    for task, value, images in zip(tasks, iou, (found.truth > 0).sum(0), strict=True):
+    iou = bootstrap.score(found, bootstrap.Resamples(found.images, 0), "pooled").values[0]
+    for task, value, images in zip(tasks, iou[:-1], (found.truth > 0).sum(0), strict=True):
         print(f"{task:28s} {value:.4f}  {images} images" if value == value else f"{task:28s}   does not occur")
-    print(f"{'mIoU (pooled)':28s} {metrics.mean_iou(iou):.4f}  {len(found.images)} images")
+    print(f"{'mIoU (pooled)':28s} {iou[-1]:.4f}  {len(found.images)} images")
     for note in found.notes:
         log.info("%s", note)
+    listed = constants.gt_dir() / "test_labels.csv"
+    if listed.is_file() and truth.path.parent == listed.parent:
+        frame = data.read_labels(listed, constants.OBSERVATIONS, constants.ALIASES)
+        if absent := [image for image in data.frontal(frame).index if image not in truth]:
+            log.info(
+                "%d images of %s have no outline, so none is predicted: %s", len(absent), listed, metrics.some(absent)
+            )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Writes <save_dir_predictions>/<folder of the checkpoint>_<its file name>/ with p
 """
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 
 import constants
-from chexseg import cam, cli, data, distributed, models, provenance, saliency, shards
+from chexseg import cam, classification, cli, data, distributed, draws, models, provenance, saliency, shards
 from chexseg.classification import ImageSet, read_batches
 from chexseg.errors import UsageError
 
@@ -26,7 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--ckpt_path", type=Path, required=True, help="classifier checkpoint: train.py's, Lightning's or torchvision's")
     add("--phase", choices=("train", "valid", "test"), default="test", help="set to read, unless --save_train_cams")
-    add("--save_dir_predictions", type=Path, default=None, help="default: $OBJ_EFFICIENCY_BASE_PATH/train_cams")
+    add(
+        "--save_dir_predictions",
+        type=Path,
+        default=None,
+        help="default: $OBJ_EFFICIENCY_BASE_PATH/{train,valid,test}_cams",
+    )
     cli.add_boolean(parser, "--save_cams", default=True, help="write saliency maps, not only predictions")
     cli.add_boolean(parser, "--save_train_cams", help="read the training set, whatever --phase says")
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
@@ -41,18 +47,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def split(args: argparse.Namespace) -> str:
+    """The set that is read."""
+    return "train" if args.save_train_cams else args.phase
+
+
 def run_folder(args: argparse.Namespace) -> Path:
-    checkpoint = args.ckpt_path.resolve()
-    base = args.save_dir_predictions or constants.base_dir() / "train_cams"
+    checkpoint = Path(os.path.abspath(args.ckpt_path))  # a link keeps its name
+    base = args.save_dir_predictions or constants.base_dir() / f"{split(args)}_cams"
     return base / f"{checkpoint.parent.name}_{checkpoint.name}"
 
 
 def load_images(args: argparse.Namespace) -> ImageSet:
-    split = "train" if args.save_train_cams else args.phase
     path = args.csv_path
     if path is None:
-        listed = constants.gt_dir() / "test_labels.csv" if split == "test" else None
-        path = listed if listed and listed.is_file() else data.split_csv(constants.data_dir(), split)
+        listed = constants.gt_dir() / "test_labels.csv" if split(args) == "test" else None
+        path = listed if listed and listed.is_file() else data.split_csv(constants.data_dir(), split(args))
     frame = data.frontal(data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
     if frame.empty:
         raise UsageError(f"{path}: no frontal image in it")
@@ -80,7 +90,9 @@ def main(args: argparse.Namespace) -> None:
                 yield found
 
     store = folder / (saliency.STORE if args.save_cams else "predictions.h5")
-    record = provenance.describe(vars(args), [args.ckpt_path, images.csv], [cam, models, data])
+    record = provenance.describe(
+        vars(args), [args.ckpt_path, images.csv], [cam, classification, data, draws, models, saliency]
+    )
     merge = partial(saliency.merge_parts, tasks=model.spec.tasks, image_size=size, count=len(images.ids))
     shards.build(
         store,
@@ -103,7 +115,7 @@ def write_tables(folder: Path, store: Path, images: ImageSet, args: argparse.Nam
     predictions.insert(0, "Path", images.frame["Path"].reindex(predictions.index))
     with shards.atomic(folder / "predictions.csv") as temporary:
         predictions.to_csv(temporary)
-    if args.save_cams and (args.save_train_cams or args.phase == "train"):
+    if args.save_cams and split(args) == "train":
         with shards.atomic(folder / "train_cams_paths.csv") as temporary:
             pd.DataFrame({"Train_CAM_Id": predictions.index}).to_csv(temporary, index=False)
 

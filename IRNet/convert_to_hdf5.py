@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import constants
-from chexseg import cli, data, hdf5_files, provenance, shards
+from chexseg import cli, data, hdf5_files, provenance, saliency_masks, shards
 from chexseg.errors import DataError
 from chexseg.saliency import SaliencyMaps
 
@@ -32,7 +32,10 @@ def read_ids(path: Path) -> list[str]:
     """The image ids in train_cams_paths.csv."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; make it with test.py --save_cams True --save_train_cams True")
-    frame = pd.read_csv(path)
+    try:
+        frame = pd.read_csv(path)
+    except ValueError as error:
+        raise DataError(f"{path}: not a CSV file ({error}); make it again with test.py") from error
     if "Train_CAM_Id" not in frame.columns:
         raise DataError(f"{path}: no column 'Train_CAM_Id'; make it again with test.py")
     return frame["Train_CAM_Id"].astype(str).tolist()
@@ -48,14 +51,15 @@ def main(args: argparse.Namespace) -> None:
     run, tasks = args.map_dir or constants.run_dir(), constants.LOCALIZATION_TASKS
     ids, maps, folder = read_ids(run / "train_cams_paths.csv"), SaliencyMaps(run), constants.data_dir()
     function = partial(make, maps, maps.task_rows(tasks), folder, args.image_size)
-    inputs = [run / "train_cams_paths.csv"] + ([maps.path] if maps.path.is_file() else [])
+    record = provenance.describe(vars(args), [run / "train_cams_paths.csv"], [data, hdf5_files])
+    record["inputs"]["maps"] = saliency_masks.fingerprint(maps)
     shards.build(
         run / hdf5_files.TRAIN_SET,
         ids,
         process=lambda items: shards.ordered_map(function, items, args.num_workers),
         write=hdf5_files.write_train_part,
         merge=partial(hdf5_files.merge_train_parts, tasks=tasks, count=len(ids)),
-        record=provenance.describe(vars(args), inputs, [data, hdf5_files]),
+        record=record,
         shard_size=args.shard_size,
         describe="images and maps to HDF5",
         item_fingerprint=lambda name: provenance.stat_fingerprint(data.find_image(folder, name, "train")),

@@ -6,6 +6,7 @@ class becomes an inert record of its name, elsewhere it is refused by name.
 
 import io
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +123,11 @@ def load_checkpoint(path: Path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such checkpoint")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # torch would hand such a file to its compiler, past our unpickler.
+            if any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist()):
+                raise DataError(f"{path}: a TorchScript program, which is not run; save its state_dict instead")
     try:
         found = torch.load(path, map_location="cpu", pickle_module=_pickle_module(True), weights_only=False)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:

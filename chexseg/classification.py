@@ -1,6 +1,7 @@
 """The classifier's side of the data: which images, their labels, batches of pixels, predictions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -85,18 +86,19 @@ def label_array(frame: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
     return frame[list(tasks)].to_numpy(np.float32)
 
 
-def _decode(paths: Mapping[str, Path], size: int, image_id: str) -> Sample:
-    image = data.read_image(paths[image_id])
+def _decode(size: int, path: Path) -> Sample:
+    image = data.read_image(path)
     return Sample(data.resize_square(image, size), np.zeros((0, size, size), np.uint8), image.shape)
 
 
 def cached_pixels(images: ImageSet, folder: Path, size: int, num_workers: int) -> SampleCache:
     """The set's images, stretched to (size, size), decoded once."""
-    record = provenance.describe({"image_size": size}, code=[data])
+    record = provenance.describe({"image_size": size}, code=[cache, data, sys.modules[__name__]])
     return cache.build(
-        folder / cache.cache_name(f"classifier_{size}", images.ids),
+        folder / cache.cache_name(f"classifier_{size}", images.frame["Path"].tolist()),
         images.ids,
-        prepare=partial(_decode, {name: images.path(name) for name in images.ids}, size),
+        prepare=partial(_decode, size),
+        given=images.path,
         image_size=size,
         num_masks=0,
         record=record,

@@ -3,11 +3,11 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from chexseg import distributed
@@ -60,13 +60,8 @@ non_negative_float = _number(float, 0, sys.float_info.max, "a number of at least
 fraction = _number(float, 0, 1, "a number from 0 to 1")
 
 
-def existing_path(text: str) -> Path:
-    """argparse type for an input that must be there: a missing one is wrong data (status 1), found when it is used."""
-    return Path(text).expanduser()
-
-
 def add_run_options(parser: argparse.ArgumentParser, *, shard_size: int | None = 256, workers: int = 0) -> None:
-    """Options of every heavy stage; none of them changes a result."""
+    """Options of every heavy stage; none of them changes a result on one kind of device."""
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
     parser.add_argument("--num_workers", type=non_negative_int, default=workers, help="processes that read and decode")
     if shard_size:
@@ -97,7 +92,7 @@ def run(
     except (DataError, UsageError, OSError) as error:
         if os.environ.get("CHEXSEG_TRACEBACK"):
             raise
-        message = " ".join(str(error).split())
+        message = " ".join(_said(error).split())
         print(f"{parser.prog}: error: {message}", file=sys.stderr, flush=True)
         status = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
@@ -114,6 +109,14 @@ def run(
     if status and distributed.world_size() > 1:
         os._exit(status)
     sys.exit(status)
+
+
+def _said(error: Exception) -> str:
+    """The error's text; of one in a DataLoader's worker, which torch folds into its traceback, the last part."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = re.split(rf"^[\w.]*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+    return text
 
 
 def _terminated(signum: int, frame: object) -> None:

@@ -82,6 +82,20 @@ def broadcast_object(value):
     return value
 
 
+def from_main(function):
+    """What `function()` returns on rank 0, or raises there, on every rank: none waits for one that failed."""
+    found = error = None
+    if is_main():
+        try:
+            found = function()
+        except Exception as raised:
+            error = raised
+    found, error = broadcast_object((found, error))
+    if error is not None:
+        raise error
+    return found
+
+
 def device(name: str = "auto") -> torch.device:
     """The device `name`; `auto` is this rank's GPU where there is one, else the CPU. UsageError if it is not there."""
     import torch

@@ -30,7 +30,10 @@ class Hdf5File:
         self._pid, self._file = None, None
         if not self.path.is_file():
             raise DataError(f"{path}: no such file; make it with {made_by}")
-        self.tasks = tuple(json.loads(self._opened().attrs["tasks"]))
+        try:
+            self.tasks = tuple(json.loads(self._opened().attrs["tasks"]))
+        except KeyError as error:
+            raise DataError(f"{path}: does not say which tasks are in it; make it with {made_by}") from error
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_pid": None, "_file": None}

@@ -35,9 +35,12 @@ class SaliencyMaps:
         if store.is_file():
             self.path = store
             with _open(store) as file:
-                self.tasks = tuple(json.loads(file.attrs["tasks"]))
-                self.image_size = int(file.attrs["image_size"])
-                self.ids = [name.decode() for name in file["ids"][:]]
+                try:
+                    self.tasks = tuple(json.loads(file.attrs["tasks"]))
+                    self.image_size = int(file.attrs["image_size"])
+                    self.ids = [name.decode() for name in file["ids"][:]]
+                except KeyError as error:
+                    raise DataError(f"{store}: not a store of saliency maps ({error}); make it with test.py") from error
             self._rows = {name: row for row, name in enumerate(self.ids)}
             return
         folder = path / "cams" if (path / "cams").is_dir() else path

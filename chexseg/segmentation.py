@@ -4,6 +4,7 @@ Not for the training loop (see `training`), nor for masks at the original size (
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -171,13 +172,13 @@ def build_cache(
         return f"{provenance.stat_fingerprint(path)}:{hashlib.sha256(json.dumps(rles).encode()).hexdigest()}"
 
     return cache.build(
-        folder / cache.cache_name(f"{records.path.stem}_{image_size}", ids, tasks),
+        folder / cache.cache_name(f"{records.path.stem}_{image_size}", ids, tasks, records.path.absolute().parent.name),
         ids,
         prepare=partial(prepare, image_size=image_size),
         given=given,
         image_size=image_size,
         num_masks=len(tasks),
-        record=provenance.describe({}, code=[data, masks]),
+        record=provenance.describe({}, code=[cache, data, masks, sys.modules[__name__]]),
         item_fingerprint=fingerprint,
         num_workers=num_workers,
     )

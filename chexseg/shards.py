@@ -16,19 +16,21 @@ import re
 import shutil
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from tqdm import tqdm
 
 from chexseg import distributed, provenance
+from chexseg.cli import duration
 from chexseg.errors import DataError
 
 T = TypeVar("T")
@@ -36,6 +38,7 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 # What PyTorch and HDF5 say, in RuntimeErrors, of a disk that is full.
 _NOT_WRITTEN = ("inline_container", "iostream error", "Can't decrement id ref count", "file write failed")
+SECONDS_BETWEEN_LINES = 60.0
 _NODE = re.sub(r"\W", "_", platform.node())
 
 
@@ -53,8 +56,13 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NOT_WRITTEN):
-            raise DataError(f"{path}: could not be written; is the disk full, or a quota reached?") from error
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NOT_WRITTEN):
+            said = f" ({error.strerror})" if full else ""
+            raise DataError(
+                f"{path}: could not be written{said}; is the disk full, or a quota reached? "
+                "Make room and run the same command again"
+            ) from error
         raise
     _sync_folder(path.parent)
 
@@ -98,8 +106,25 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise DataError(f"{path}: another run is writing here; wait for it to end, or stop it") from error
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
     # The file stays: removing it would let two later runs lock two different files of this name.
+
+
+_held: set[IO] = set()
+
+
+def _let_go() -> None:
+    """A forked worker may outlive a killed run by seconds: it must not hold the run's locks."""
+    for file in _held:
+        os.close(file.fileno())
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def is_valid(output: Path, fingerprint: str) -> str | None:
@@ -154,11 +179,9 @@ def build(
     shard_size = max(1, min(shard_size, 16 * -(-len(items) // 256)))  # of whole batches of 16
     with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
         distributed.barrier()
-        common = provenance.fingerprint(record)
         parts = [items[i : i + shard_size] for i in range(0, len(items), shard_size)]
-        prints = [_hash([common, *map(str, part), *map(item_fingerprint, part)]) for part in parts]
-        whole = _hash([common, *(f"{item}{item_fingerprint(item)}" for item in items)])
-        reason = distributed.broadcast_object(is_valid(output, whole) if distributed.is_main() else None)
+        look = partial(_look_for_changes, output, record, parts, item_fingerprint, describe)
+        prints, whole, reason = distributed.from_main(look)
         folder = output.with_name(f".{output.name}.parts")
         if reason is None:
             log.info("%s: up to date", output)
@@ -189,6 +212,21 @@ def build(
             shutil.rmtree(folder)
         distributed.barrier()
     return True
+
+
+def _look_for_changes(
+    output: Path, record: dict, parts: Sequence[Sequence], item_fingerprint: Callable, describe: str
+) -> tuple[list[str], str, str | None]:
+    """Fingerprints of each shard and of all, and `is_valid`'s answer. Rank 0 alone looks at the items: a million
+    on 32 ranks take long, and copies of the data on several machines differ in their times."""
+    common, prints, whole = provenance.fingerprint(record), [], hashlib.sha256()
+    whole.update(common.encode())
+    for part in tqdm(parts, desc=f"{describe}: looking for changes", delay=3, leave=False, disable=None):
+        each = [f"{item}\0{item_fingerprint(item)}" for item in part]
+        prints.append(_hash([common, *each]))
+        for text in each:
+            whole.update(text.encode() + b"\0")
+    return prints, whole.hexdigest(), is_valid(output, whole.hexdigest())
 
 
 def _check_room(path: Path, size: int) -> None:
@@ -253,14 +291,16 @@ def _work(parts, paths, prints, done, process, write, describe) -> None:
     if any(done):
         log.info("%s: %d of %d shards already made", describe, sum(done), len(done))
     records = process([item for i in mine for item in parts[i]]) if mine else iter(())
-    # Rank 0 shows its own share: the others keep in step with it. Nothing is shown in a log file.
+    # Rank 0 shows its own share: the others keep in step with it. A log file gets a line a minute.
     hidden = True if not distributed.is_main() or not share else None
+    lines = ProgressLines(describe, share)
     with tqdm(total=share, desc=describe, unit="image", disable=hidden, mininterval=0.5) as bar:
         for i in mine:
             shard = []
             for result in islice(records, len(parts[i])):
                 shard.append(result)
                 bar.update()
+                lines.update()
             if len(shard) != len(parts[i]):
                 raise RuntimeError(f"{describe}: {len(parts[i])} items gave {len(shard)} records")
             with atomic(paths[i]) as temporary:
@@ -268,6 +308,24 @@ def _work(parts, paths, prints, done, process, write, describe) -> None:
                 checksum = provenance.sha256(temporary)
             with atomic(paths[i].with_name(paths[i].name + ".json")) as temporary:
                 temporary.write_text(json.dumps({"fingerprint": prints[i], "sha256": checksum}))
+
+
+class ProgressLines:
+    """What a bar says, as a line a minute for a log file: how much is done, and about when it will be."""
+
+    def __init__(self, describe: str, total: int):
+        self.describe, self.total, self.done = describe, total, 0
+        self.started = self.told = time.monotonic()
+        self.silent = sys.stderr.isatty() or not distributed.is_main()
+
+    def update(self) -> None:
+        """One more is done."""
+        self.done += 1
+        now = time.monotonic()
+        if not self.silent and now - self.told >= SECONDS_BETWEEN_LINES:
+            self.told = now
+            left = (now - self.started) / self.done * (self.total - self.done)
+            log.info("%s: %d of %d, about %s left", self.describe, self.done, self.total, duration(left))
 
 
 def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int) -> Iterator[R]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from chexseg import cli
 from chexseg.errors import DataError, UsageError
@@ -124,6 +125,24 @@ def test_errors_end_in_one_line(error, status, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == status and len(lines) == 1
     assert "error: " + " ".join(str(error).split()) in lines[0]
+
+
+def test_an_error_in_a_loaders_worker_is_told_without_its_traceback(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(
+            lambda args: list(torch.utils.data.DataLoader(Damaged(), num_workers=1)), lambda: cli.make_parser(""), []
+        )
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 1 and said.endswith(": error: a.jpg: ValueError: not an image; replace it")
+    assert "Traceback" not in said
+
+
+class Damaged(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("a.jpg: ValueError: not an image;\nreplace it")
 
 
 def test_the_caller_gets_its_signal_handler_back():

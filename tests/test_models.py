@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import zipfile
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -29,6 +30,13 @@ def outputs(model):
     torch.manual_seed(1)
     with torch.no_grad():
         return model.eval()(torch.randn(1, 3, 64, 64))
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "program.pt", "w") as archive:  # what tells it from a checkpoint
+        archive.writestr("program/constants.pkl", b"")
+    with pytest.raises(DataError, match="program.pt: a TorchScript program, which is not run"):
+        checkpoints.load_checkpoint(tmp_path / "program.pt")
 
 
 @pytest.mark.parametrize("three_way", [False, True])

@@ -1,7 +1,10 @@
 """Sharded work: same bytes whatever the sharding, what is valid is kept, what is not is made again and named."""
 
+import errno
 import json
 import logging
+import os
+import sys
 
 import pytest
 
@@ -27,6 +30,9 @@ class Stage:
 
 def write(records, path):
     path.write_text("".join(f"{r}\n" for r in records))
+
+
+write_all = write
 
 
 def merge(parts, path):
@@ -122,6 +128,69 @@ def test_leftovers_of_a_kill_are_removed(tmp_path):
 def test_second_run_into_the_same_output_is_refused_by_name(tmp_path):
     with shards.locked(tmp_path / ".out.lock"), pytest.raises(DataError, match=r"\.out\.lock: another run"):
         build(tmp_path / "out", Stage())
+
+
+def test_a_forked_worker_does_not_hold_the_runs_lock(tmp_path):
+    """It may outlive a killed run: the next must not be refused because of it."""
+    read, written = os.pipe()
+    with shards.locked(tmp_path / "lock"):
+        worker = os.fork()
+        if worker == 0:
+            os.close(written)
+            os.read(read, 1)  # until the end of the test
+            os._exit(0)
+        (held,) = shards._held
+        with pytest.raises(DataError, match="another run"), shards.locked(tmp_path / "lock"):
+            pass  # the fork has not given it back for us
+        held.close()  # as a kill would, without giving the lock back first
+    with shards.locked(tmp_path / "lock"):
+        pass
+    os.close(written)
+    assert os.waitpid(worker, 0)[1] == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_named_with_the_file_and_the_way_out(tmp_path, number):
+    with pytest.raises(DataError, match=r"/out: could not be written \(.*\); is the disk full.* again$"):
+        with shards.atomic(tmp_path / "out") as temporary:
+            temporary.write_text("half")
+            raise OSError(number, os.strerror(number))  # without a name, as file.write() raises it
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_small_set_has_shards_for_many_ranks(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        sys.modules[__name__], "write", lambda records, path: written.append(len(records)) or write_all(records, path)
+    )
+    build(tmp_path / "few", Stage(), items=ITEMS * 5, shard_size=256)
+    assert written == [16, 16, 16, 2]
+    written.clear()
+    build(tmp_path / "many", Stage(), items=[f"{i}" for i in range(1000)], shard_size=256)
+    assert max(written) == 64 and sum(written) == 1000
+
+
+def test_a_log_file_gets_a_line_from_time_to_time(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shards, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    caplog.set_level(logging.INFO)
+    build(tmp_path / "out", Stage())
+    lines = [message for message in caplog.messages if "left" in message]
+    assert (
+        len(lines) == 10 and lines[3].startswith("images: 4 of 10, about ") and lines[-1].endswith("about 0.0 s left")
+    )
+    caplog.clear()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # there the bar says it
+    build(tmp_path / "other", Stage())
+    assert not [message for message in caplog.messages if "left" in message]
+
+
+def test_items_are_looked_at_once(tmp_path):
+    seen = []
+    record = provenance.describe({})
+    build_all = {"process": Stage().process, "write": write, "merge": merge, "record": record, "shard_size": 3}
+    shards.build(tmp_path / "out", ITEMS, item_fingerprint=lambda item: seen.append(item) or "", **build_all)
+    assert seen == ITEMS
 
 
 def test_too_few_records_is_an_error_and_leaves_no_output(tmp_path):
