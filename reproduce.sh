@@ -36,7 +36,7 @@ if [ -z "${PYTHON:-}" ]; then
   fi
 fi
 
-workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 ))
+workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 )) readers=
 # ---- Settings -------------------------------------------------------------------------------------------------------
 case $preset in
   tiny)
@@ -55,7 +55,9 @@ case $preset in
     phantom= size=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
     irnet="--num_epochs 5" pseudo= subset=100
-    common="--batch_size 8 --lr 1e-4" weak="--num_epochs 20" full="--num_epochs 20" semi="--num_epochs 20" ;;
+    common="--batch_size 8 --lr 1e-4" weak="--num_epochs 20"
+    full="--num_epochs 20 --valid_common_pathologies True" semi="--num_epochs 20 --valid_common_pathologies True"
+    workers=$(nproc) readers="--num_workers $workers" ;;
 esac
 
 if [ "$preset" = paper ]; then
@@ -90,28 +92,30 @@ step() {
 echo "Preset $preset, everything under $workspace"
 
 # 0. X-rays and a classifier of them, where you have none.
-ckpt=${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}
+ckpt=$(realpath -ms "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
 # shellcheck disable=SC2086  # the presets' options are lists of words
 if [ "$preset" != paper ]; then
   step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom
 fi
 if [ -z "${CHEXSEG_CKPT:-}" ]; then
-  step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier
+  step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier $readers
 fi
 
 # 1. Saliency maps of the training set (for training) and of the test set (to look at).
 run=$base/train_cams/$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
 run_test=${run/train_cams/test_cams}
 step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
-  --save_dir_predictions "$base/train_cams" --save_cams True --save_train_cams True
+  --save_dir_predictions "$base/train_cams" --save_cams True --save_train_cams True $readers
 step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
-  --save_dir_predictions "$base/test_cams" --save_cams True
+  --save_dir_predictions "$base/test_cams" --save_cams True $readers
 
 # 2. Masks: thresholded maps, and the radiologists' polygons.
 step threshold_masks "$here/localization_eval/pred_segmentation.py" --phase train --map_dir "$run" \
-  --method gradcam --model_type single
+  --method gradcam --model_type single $readers
+annotations=$truth/gt_annotations_valid.json
+[ -f "$annotations" ] || annotations=$truth/gt_annotations_val.json # CheXlocalize's own name
 step expert_masks "$here/localization_eval/gt_segmentation.py" \
-  --ann_path "$truth/gt_annotations_valid.json" --output_path "$truth/valid_encoded.json"
+  --ann_path "$annotations" --output_path "$truth/valid_encoded.json"
 step test_masks "$here/localization_eval/gt_segmentation.py" \
   --ann_path "$truth/gt_annotations_test.json" --output_path "$truth/test_encoded.json"
 if [ -f "$truth/human_annotations_test.json" ]; then
@@ -120,26 +124,27 @@ if [ -f "$truth/human_annotations_test.json" ]; then
 fi
 
 # 3. IRNet: relation labels from the maps by a dense CRF, and a network that finds boundaries.
-step hdf5 "$here/IRNet/convert_to_hdf5.py" --map_dir "$run" --image_size $size
+step hdf5 "$here/IRNet/convert_to_hdf5.py" --map_dir "$run" --image_size $size $readers
 step relation_labels "$here/IRNet/cam_to_ir_label_hdf5.py" --map_dir "$run" --num_workers $workers
-step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ckpt" --lr 0.01 --weight_decay 0.0 $irnet
+step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ckpt" --lr 0.01 --weight_decay 0.0 $irnet $readers
 
 # 4. Pseudo masks by a random walk that stops at boundaries.
 step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" \
-  --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training True $pseudo
+  --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training True $pseudo $readers
 
 step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
   --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training False \
-  --image_size $size --gate probability $pseudo
+  --image_size $size --gate probability $pseudo $readers
 
 # 5. Subsets: the experts' images for training and validation, and the pseudo masks that go with them in CheXseg.
-step expert_split "$here/create_train_set_subsets.py" --masks_path "$truth/valid_encoded.json" --subset_len $expert
+rest=$truth/valid_encoded_rest.json
+step expert_split "$here/create_train_set_subsets.py" --masks_path "$truth/valid_encoded.json" --subset_len $expert \
+  --rest_path "$rest"
 step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet
-rest=$(find "$truth" -name 'valid_encoded_*.json' ! -name "valid_encoded_$expert.json" ! -name '*.manifest.json' | head -1)
 
 # 6. The four methods. Epochs and thresholds are chosen on the experts' validation images.
 trials=$base/seg_trials
-network_options="--architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --image_size $size $common"
+network_options="--architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --image_size $size $common $readers"
 weak_on() {
   step "train_weak_$1" "$here/segmentation_train.py" --save_dir "$trials" --experiment_name "weak_$1" \
     --train_masks_path "$run/pseudo_seg_labels_encoded_$2.json" --eval_masks_path "$rest" \
@@ -157,7 +162,7 @@ step train_chexseg "$here/segmentation_train.py" --save_dir "$trials" --experime
   --semi_supervised True --weighted True --strong_labels_weight 0.9 $semi
 
 # 7. Their masks of the test set.
-step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" \
+step test_masks_of_methods "$here/segmentation_test.py" $readers --test_masks_path "$truth/test_encoded.json" \
   --model_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/best_model.pth \
   --output_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/test_masks.json
 
