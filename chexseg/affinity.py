@@ -4,8 +4,9 @@ The affinity of two pixels is 1 - the largest boundary on the path between them.
 direction: all pairs of one direction are shifted views of the same maps, so neither pairs nor pair labels are gathered.
 """
 
+import math
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ Direction = tuple[int, int]
 MAX_CLASSES = 14
 
 
-@lru_cache
+@cache
 def directions(radius: int) -> tuple[Direction, ...]:
     """(dy, dx) with dy^2 + dx^2 < radius^2, one of each opposite pair: (0, x > 0) and (y > 0, x)."""
     straight = [(0, x) for x in range(1, radius)]
@@ -28,7 +29,7 @@ def directions(radius: int) -> tuple[Direction, ...]:
     return (*straight, *others)
 
 
-@lru_cache
+@cache  # radius 10 has 152 directions: an `lru_cache` of 128 forgets each before it comes again
 def path(dy: int, dx: int) -> tuple[Direction, ...]:
     """Grid points of the direction's bounding box that lie less than 1 from its line; both ends among them."""
     length = dy * dy + dx * dx
@@ -41,6 +42,13 @@ def from_view(field: Tensor, direction: Direction, point: Direction = (0, 0)) ->
     (dy, dx), (y, x) = direction, point
     height, width = field.shape[-2] - dy, field.shape[-1] - abs(dx)
     return field[..., y : y + height, max(0, -dx) + x : max(0, -dx) + x + width]
+
+
+def on_numba(engine: str, device: torch.device) -> bool:
+    """Whether `engine` means the CPU's kernels on this device: `numba`, `torch`, or `auto`, which is Numba on a CPU."""
+    if engine not in ("auto", "numba", "torch") or (engine == "numba" and device.type != "cpu"):
+        raise ValueError(f"engine {engine!r} is not auto, torch or (on the CPU) numba")
+    return engine != "torch" and device.type == "cpu"
 
 
 def path_maxima(field: Tensor, radius: int) -> Iterator[tuple[Direction, Tensor]]:
@@ -60,13 +68,14 @@ def path_affinity(boundary: Tensor, radius: int) -> Iterator[tuple[Direction, Te
         yield direction, 1 - largest
 
 
-def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10) -> Tensor:
+def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10, *, engine: str = "auto") -> Tensor:
     """How badly boundary logits (B, 1, h, w) explain relation labels (B, C, h, w) uint8 in {0, 1, 255 = ignore}.
 
     A class's loss is the mean of -log affinity over its background pairs, / 4, and over its foreground pairs, / 4, and
     of -log(1 - affinity) over pairs of unlike labels, / 2; the loss is the mean over classes with any pair at all, 0
     where there is none. Pairs within `radius`; those that touch 255 don't count. Affinities stay logits
-    (-log(1 - sigmoid(z)) = softplus(z)), so no logarithm overflows. Under torchrun: of the whole batch.
+    (-log(1 - sigmoid(z)) = softplus(z)), so no logarithm overflows. Under torchrun: of the whole batch. `engine` as of
+    `on_numba`; on a GPU the host waits for nothing.
     """
     if logits.shape != (labels.shape[0], 1, *labels.shape[-2:]):
         raise ValueError(f"logits {tuple(logits.shape)} do not fit the labels {tuple(labels.shape)}")
@@ -74,8 +83,11 @@ def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10) -> Tensor:
         raise ValueError(f"{labels.shape[1]} classes; at most {MAX_CLASSES}")
     logits = logits.float()[:, 0].contiguous()
     zeros, ones = _bits(labels == 0), _bits(labels == 1)
-    weights = _weights(_count_pairs(zeros, ones, radius, labels.shape[1]))
-    like, unlike = _blame(logits.detach(), zeros, ones, weights, radius)
+    if on_numba(engine, logits.device):
+        pairs, blame = _count_pairs(zeros, ones, radius, labels.shape[1]), _blame
+    else:
+        pairs, blame = _count_in_torch(labels, radius), _blame_in_torch
+    like, unlike = blame(logits.detach(), zeros, ones, _weights(sum_over_ranks(pairs)), radius)
     return sum_over_ranks((like * F.softplus(logits) + unlike * F.softplus(-logits)).sum())
 
 
@@ -96,35 +108,47 @@ def _fitting(field: Tensor, radius: int) -> list[Direction]:
     return [d for d in directions(radius) if d[0] < field.shape[-2] and abs(d[1]) < field.shape[-1]]
 
 
+def _members(count: int, device: torch.device) -> Tensor:
+    """(2^count, count) float64: 1 where a number has a class's bit."""
+    combinations, classes = torch.arange(2**count, device=device), torch.arange(count, device=device)
+    return ((combinations[:, None] >> classes) & 1).double()
+
+
 def _count_pairs(zeros: Tensor, ones: Tensor, radius: int, count: int) -> Tensor:
-    """(3, 2^count) float64: how many pairs have these bits of background, foreground and unlike classes."""
-    pairs = torch.zeros(3, 2**count, dtype=torch.float64, device=zeros.device)
-    if zeros.device.type == "cpu":
-        for direction in _fitting(zeros, radius):
-            _count_direction(zeros.numpy(), ones.numpy(), *direction, pairs.numpy())
-    else:
-        for direction in _fitting(zeros, radius):
-            for row, bits in zip(pairs, _pairs(zeros, ones, direction), strict=True):
-                row += torch.bincount(bits.reshape(-1), minlength=2**count)
-    return sum_over_ranks(pairs)
+    """(3, count) float64: how many background, foreground and unlike pairs each class has."""
+    pairs = torch.zeros(3, 2**count, dtype=torch.float64)
+    for direction in _fitting(zeros, radius):
+        _count_direction(zeros.numpy(), ones.numpy(), *direction, pairs.numpy())
+    return pairs @ _members(count, pairs.device)
+
+
+def _count_in_torch(labels: Tensor, radius: int) -> Tensor:
+    """The same of labels (B, C, h, w) on any device. A pixel's partners are half a disc, whose rows are differences of
+    running sums; a histogram of pairs, direction by direction, would make the host wait for each."""
+    height, width = labels.shape[-2:]
+    planes = torch.stack([labels == 0, labels == 1]).float()
+    sums = F.pad(planes, (radius, radius - 1, 0, radius - 1)).cumsum(-1)
+    partners = torch.zeros_like(planes)  # of each pixel, labelled 0 and 1: whole numbers, exact in float32
+    for dy in range(radius):
+        rows, reach = sums[..., dy : dy + height, :], math.isqrt(radius * radius - dy * dy - 1)
+        before = radius - reach - 1 if dy else radius
+        partners += rows[..., radius + reach :][..., :width] - rows[..., before:][..., :width]
+    found = torch.einsum("ibchw,jbchw->ijc", planes.double(), partners.double())
+    return torch.stack([found[0, 0], found[1, 1], found[0, 1] + found[1, 0]])
 
 
 def _weights(pairs: Tensor) -> Tensor:
-    """(3, 2^count): what one pair weighs in the loss, by the bits of its background, foreground, unlike classes."""
-    combinations = torch.arange(pairs.shape[1], device=pairs.device)
-    classes = torch.arange(pairs.shape[1].bit_length() - 1, device=pairs.device)
-    members = ((combinations[:, None] >> classes) & 1).double()
-    of_class = pairs @ members
-    present = (of_class.sum(0) > 0).sum().clamp(min=1)
-    share = torch.tensor([[0.25], [0.25], [0.5]], dtype=torch.float64, device=pairs.device)
-    return (share / of_class.clamp(min=1) / present @ members.T).float()
+    """(3, 2^C): what one pair weighs in the loss, by the bits of its background, foreground, unlike classes; of the
+    classes' numbers of pairs (3, C)."""
+    present = (pairs.sum(0) > 0).sum().clamp(min=1)
+    share = torch.full_like(pairs[:, :1], 0.25)
+    share[2] = 0.5
+    return (share / pairs.clamp(min=1) / present @ _members(pairs.shape[1], pairs.device).T).float()
 
 
 def _blame(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     """Weights (B, h, w) of the pairs of like and of unlike labels whose path has its largest logit here, the first of
     equals. What a pair's loss depends on is this one pixel."""
-    if logits.device.type != "cpu":
-        return _blame_in_torch(logits, zeros, ones, weights, radius)
     like, unlike = torch.zeros_like(logits), torch.zeros_like(logits)
     arrays = [t.contiguous().numpy() for t in (logits, zeros, ones, weights, like, unlike)]
     for direction in _fitting(logits, radius):
@@ -132,14 +156,20 @@ def _blame(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius:
     return like, unlike
 
 
-def _blame_in_torch(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius: int):
+@cache
+def _offsets(direction: Direction, width: int, device: torch.device) -> Tensor:
+    """Where the points of the direction's path lie in a flat map. Kept: the host waits whenever it sends a list."""
+    return torch.tensor([y * width + x for y, x in path(*direction)], device=device)
+
+
+def _blame_in_torch(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """The same on any device."""
     like, unlike = torch.zeros_like(logits), torch.zeros_like(logits)
     place = torch.arange(logits.numel(), device=logits.device).view(logits.shape)
     for direction in _fitting(logits, radius):
         background, foreground, other = _pairs(zeros, ones, direction)
-        points = path(*direction)
-        at = torch.stack([from_view(logits, direction, point) for point in points]).argmax(0)
-        offsets = torch.tensor([y * logits.shape[-1] + x for y, x in points], device=logits.device)
+        at = torch.stack([from_view(logits, direction, point) for point in path(*direction)]).argmax(0)
+        offsets = _offsets(direction, logits.shape[-1], logits.device)
         culprit = (from_view(place, direction) + offsets[at]).reshape(-1)
         like.view(-1).index_add_(0, culprit, (weights[0][background] + weights[1][foreground]).reshape(-1))
         unlike.view(-1).index_add_(0, culprit, weights[2][other].reshape(-1))

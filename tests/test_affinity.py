@@ -67,17 +67,6 @@ def random_case(size, classes=3, batch=2, seed=0, absent=()):
     return logits, labels
 
 
-def torch_engine(monkeypatch):
-    """What a GPU runs, on the CPU: the Numba kernels are called only where `device.type` is `cpu`."""
-
-    def count(zeros, ones, dy, dx, found):
-        for row, bits in zip(found, affinity._pairs(*map(torch.from_numpy, (zeros, ones)), (dy, dx)), strict=True):
-            row += torch.bincount(bits.reshape(-1), minlength=len(row)).numpy()
-
-    monkeypatch.setattr(affinity, "_count_direction", count)
-    monkeypatch.setattr(affinity, "_blame", affinity._blame_in_torch)
-
-
 @pytest.mark.parametrize("radius", [2, 3, 5, 10])
 def test_directions_and_paths(radius):
     expected = {
@@ -93,6 +82,15 @@ def test_directions_and_paths(radius):
         assert set(points) == naive_path(*direction)
         assert len(points) == len(set(points))
         assert {(0, 0), direction} <= set(points)
+
+
+def test_paths_are_worked_out_once():
+    for direction in affinity.directions(10):
+        affinity.path(*direction)
+    misses = affinity.path.cache_info().misses
+    for direction in affinity.directions(10):
+        affinity.path(*direction)
+    assert affinity.path.cache_info().misses == misses
 
 
 def test_counts_known_from_the_original():
@@ -124,12 +122,10 @@ def test_path_affinity_pair_by_pair(size):
     ("size", "radius", "absent"),
     [((6, 7), 3, ()), ((5, 6), 10, (1,)), ((1, 9), 4, ()), ((7, 1), 5, (0, 2)), ((1, 1), 5, ()), ((8, 4), 2, ())],
 )
-def test_loss_and_gradient(size, radius, absent, engine, monkeypatch):
-    if engine == "torch":
-        torch_engine(monkeypatch)
+def test_loss_and_gradient(size, radius, absent, engine):
     logits, labels = random_case(size, absent=absent)
     logits.requires_grad_()
-    loss = affinity.relation_loss(logits, labels, radius)
+    loss = affinity.relation_loss(logits, labels, radius, engine=engine)
     (gradient,) = torch.autograd.grad(loss, logits)
     expected = naive_loss(logits, labels, radius)
     assert_close(loss.double(), expected, atol=1e-6, rtol=1e-5)
@@ -137,6 +133,39 @@ def test_loss_and_gradient(size, radius, absent, engine, monkeypatch):
         assert_close(gradient, torch.autograd.grad(expected, logits)[0].float(), atol=1e-6, rtol=1e-4)
     else:
         assert (gradient == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.integers(1, 11),
+    st.integers(0, 999),
+    st.sampled_from([1, 3, 14]),
+)
+def test_both_engines_count_the_same_pairs(size, radius, seed, classes):
+    _, labels = random_case(size, classes, seed=seed)
+    zeros, ones = affinity._bits(labels == 0), affinity._bits(labels == 1)
+    assert torch.equal(affinity._count_in_torch(labels, radius), affinity._count_pairs(zeros, ones, radius, classes))
+
+
+def test_pairs_beyond_what_float32_can_count():
+    found = affinity._count_in_torch(torch.ones(1, 1, 601, 500, dtype=torch.uint8), 10)
+    pairs = sum((601 - dy) * (500 - abs(dx)) for dy, dx in affinity.directions(10))
+    assert pairs > 2**25 and found[:, 0].tolist() == [0, pairs, 0]
+
+
+def test_a_gpu_is_never_waited_for(monkeypatch):
+    """Without values (on the device `meta`) whatever the host needs to know fails; and no list is sent twice."""
+    logits, labels = (t.to("meta") for t in random_case((6, 7)))
+    assert affinity.relation_loss(logits, labels, 3).shape == ()
+    monkeypatch.setattr(torch, "tensor", None)
+    affinity.relation_loss(logits, labels, 3)
+
+
+@pytest.mark.parametrize(("engine", "device"), [("cuda", "cpu"), ("", "cpu"), ("numba", "meta")])
+def test_engines_that_do_not_exist(engine, device):
+    with pytest.raises(ValueError, match="is not auto, torch or"):
+        affinity.relation_loss(*(t.to(device) for t in random_case((4, 4))), engine=engine)
 
 
 def test_loss_by_hand():
