@@ -11,25 +11,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.affinity import Direction, path_affinity
+from chexseg.affinity import Direction, on_numba, path_affinity
 from chexseg.compiled import jit
 
 
-def propagate(cam: Tensor, boundary: Tensor, *, beta: float = 5.0, exp_times: int = 3, radius: int = 3) -> Tensor:
+def propagate(
+    cam: Tensor,
+    boundary: Tensor,
+    *,
+    beta: float = 5.0,
+    exp_times: int = 3,
+    radius: int = 3,
+    engine: str = "auto",
+) -> Tensor:
     """Spread maps (B, C, h, w) along low-boundary paths, boundaries (B, 1, h, w) in 0..1: (cam (1 - boundary)) T^n with
     n = 2^exp_times steps.
 
     T is affinity^beta between pixels less than `radius` apart, and 1 to itself, with columns that sum to 1: each pixel
     becomes a weighted mean of its surroundings, never of anything outside the image. A value that is no number counts
-    as no saliency, or as a full boundary.
+    as no saliency, or as a full boundary. `engine` is `numba` (CPU), `torch`, or `auto`: numba for maps on the CPU.
     """
     if cam.shape[:1] + cam.shape[2:] != boundary.shape[:1] + boundary.shape[2:] or boundary.shape[1] != 1:
         raise ValueError(f"maps {tuple(cam.shape)} and boundaries {tuple(boundary.shape)} do not fit")
     if radius < 1 or exp_times < 0 or beta <= 0:
         raise ValueError(f"radius {radius} must be at least 1, exp_times {exp_times} at least 0, beta {beta} above 0")
-    if cam.device.type == "cpu" and len(cam) > 1:
+    numba = on_numba(engine, cam.device)
+    if numba and len(cam) > 1:
         # One by one, so that no bit of a result depends on the batch it was in.
-        options = {"beta": beta, "exp_times": exp_times, "radius": radius}
+        options = {"beta": beta, "exp_times": exp_times, "radius": radius, "engine": engine}
         return torch.cat([propagate(*pair, **options) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
     boundary = boundary.float().nan_to_num(1, 1, 1).clamp(0, 1)
     cam = cam.float().nan_to_num(0, 0, 0) * (1 - boundary)
@@ -40,10 +49,10 @@ def propagate(cam: Tensor, boundary: Tensor, *, beta: float = 5.0, exp_times: in
     weights = F.pad(weights, (radius, radius)).flatten(2)
     row = width + 2 * radius
     starts, steps = [(radius + dy) * row + dx for dy, dx in directions], 2**exp_times
-    if cam.device.type == "cpu":
+    if numba:
         _walk(maps[0].numpy(), weights[0].numpy(), np.array(starts), steps)
     else:
-        _walk_on_device(maps, weights, starts, steps)
+        _walk_in_torch(maps, weights, starts, steps)
     return maps.unflatten(2, (-1, row))[..., radius : radius + height, radius : radius + width].contiguous()
 
 
@@ -65,8 +74,8 @@ def _walk(maps, weights, starts, steps):
                 values[i] = total[i]
 
 
-def _walk_on_device(maps: Tensor, weights: Tensor, starts: list[int], steps: int) -> None:
-    """The same in torch for a batch: maps (B, C, rows), weights (B, D, n)."""
+def _walk_in_torch(maps: Tensor, weights: Tensor, starts: list[int], steps: int) -> None:
+    """The same on any device for a batch: maps (B, C, rows), weights (B, D, n)."""
     views = [maps[..., start : start + weights.shape[-1]] for start in starts]
     for _ in range(steps):
         total = torch.zeros_like(views[0])
@@ -88,30 +97,41 @@ def _transitions(boundary: Tensor, beta: float, radius: int) -> tuple[list[Direc
     return directions, stacked / stacked.sum(1, keepdim=True)
 
 
-def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float = 0.6) -> Tensor:
-    """Masks (C, *size) bool where scores (C, h, w), upsampled bilinearly, exceed `threshold` of their maximum.
+def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float = 0.6, engine: str = "auto") -> Tensor:
+    """Masks (..., C, *size) bool where scores (..., C, h, w), enlarged bilinearly, exceed `threshold` of their maximum.
 
-    A class without any score gets an empty mask.
+    A class without any score gets an empty mask. `engine` as of `propagate`; there is nothing for Numba to compile, but
+    `torch` makes all masks at once, and `numba` one by one those that are not empty.
     """
-    masks = torch.zeros(len(scores), *size, dtype=torch.bool, device=scores.device)
-    for row in (scores > 0).flatten(1).any(1).nonzero()[:, 0].tolist():
-        large = F.interpolate(scores[None, row : row + 1].float(), size, mode="bilinear", align_corners=False)[0, 0]
-        masks[row] = large > threshold * large.max()
-    return masks
+    planes = scores.float().flatten(0, -3)[:, None]
+    some = (planes > 0).flatten(1).any(1)
+    if on_numba(engine, scores.device):
+        masks = torch.zeros(len(planes), *size, dtype=torch.bool)
+        for row in some.nonzero()[:, 0].tolist():
+            masks[row] = _above(planes[row : row + 1], size, threshold)[0]
+    else:
+        masks = _above(planes, size, threshold) & some[:, None, None]
+    return masks.view(*scores.shape[:-2], *size)
 
 
-def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, **walk: float) -> Tensor:
+def _above(planes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    """(N, *size) bool: where planes (N, 1, h, w), upsampled, exceed `threshold` of their maximum."""
+    large = F.interpolate(planes, size, mode="bilinear", align_corners=False)[:, 0]
+    return large > threshold * large.amax((1, 2), keepdim=True)
+
+
+def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: str = "auto", **walk: float) -> Tensor:
     """Scores (B, C, H, W) of saliency maps (B, C, h, w) spread on the stride-4 grid of the boundaries (B, 1, H, W).
 
-    Where `present` (B, C) bool is False they are 0. `walk` are options of `propagate`.
+    Where `present` (B, C) bool is False they are 0. `walk` are options of `propagate`, as is `engine`.
     """
     cam = F.interpolate(maps.float().nan_to_num(0, 0, 0), boundary.shape[-2:], mode="bilinear", align_corners=False)
-    if cam.device.type != "cpu":
-        return propagate(cam * present[..., None, None], boundary, **walk)
+    if not on_numba(engine, cam.device):
+        return propagate(cam * present[..., None, None], boundary, engine=engine, **walk)
     scores = torch.zeros_like(cam)
     for i, rows in enumerate(present):
         if rows.any():  # only the findings that are there cost anything
-            scores[i, rows] = propagate(cam[i : i + 1, rows], boundary[i : i + 1], **walk)[0]
+            scores[i, rows] = propagate(cam[i : i + 1, rows], boundary[i : i + 1], engine=engine, **walk)[0]
     return scores
 
 
