@@ -30,12 +30,12 @@ from chexseg import (
     mask_files,
     masks,
     provenance,
+    saliency,
     shards,
     training,
 )
 from chexseg import random_walk as walks
-from chexseg.errors import UsageError
-from chexseg.saliency import SaliencyMaps
+from chexseg.errors import DataError, UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,13 +86,22 @@ def present_findings(args: argparse.Namespace, run: Path, films) -> tuple[np.nda
     if args.gate == "none":
         return np.ones((len(films.ids), len(films.tasks)), bool), []
     if args.gate == "probability" or not (args.irn_is_training or args.csv_path):
-        maps = SaliencyMaps(run)
-        rows = maps.task_rows(films.tasks)
-        found = np.stack([maps[name]["probabilities"][rows] for name in films.ids])
-        return found >= args.gate_probability, [maps.path] if maps.path.is_file() else []
+        maps = saliency.SaliencyMaps(run)
+        return probabilities(maps, films.ids)[:, maps.task_rows(films.tasks)] >= args.gate_probability, saved(maps.path)
     path = args.csv_path or data.split_csv(constants.data_dir(), "train")
     frame = data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
     return data.present(frame, films.ids, films.tasks, uncertain=args.uncertain_is_present), [path]
+
+
+def probabilities(maps: saliency.SaliencyMaps, ids: Sequence[str]) -> np.ndarray:
+    """(N, all tasks of the maps) float32, from a store in one go."""
+    if maps.path.is_dir():
+        return np.stack([maps[name]["probabilities"] for name in ids])
+    table = saliency.read_predictions(maps.path)
+    places = table.index.get_indexer(ids)
+    if (places < 0).any():
+        raise DataError(f"{maps.path}: no saliency map of {ids[places.argmin()]}; run test.py on a set that has it")
+    return table.to_numpy()[places]
 
 
 def encoded(films, row: int, stack: np.ndarray) -> tuple[str, dict]:
@@ -132,9 +141,15 @@ def main(args: argparse.Namespace) -> None:
             maps = torch.from_numpy(np.stack([film.maps for _, film in some])).to(device)
             allowed = torch.from_numpy(present[[row for row, _ in some]]).to(device)
             scores = walks.pseudo_scores(maps, boundary, allowed, **walk)
-            for (row, film), score in zip(some, scores, strict=True):
-                stack = walks.masks_from_scores(score, film.size, threshold=args.threshold)
-                yield encoded(films, row, stack.cpu().numpy())
+            # Masks of a training set are of one size; of originals one image fills much of a small GPU.
+            step = len(some) if args.irn_is_training else 1
+            for start in range(0, len(some), step):
+                group = some[start : start + step]
+                stacks = walks.masks_from_scores(
+                    scores[start : start + step], group[0][1].size, threshold=args.threshold
+                )
+                for (row, _), stack in zip(group, stacks.cpu().numpy(), strict=True):
+                    yield encoded(films, row, stack)
 
     def build(kind: str, process, record: dict) -> None:
         shards.build(

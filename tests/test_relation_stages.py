@@ -6,6 +6,7 @@ import pickle
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import h5py
@@ -18,6 +19,7 @@ from PIL import Image
 import constants
 from chexseg import affinity, crf, data, hdf5_files, irnet, irnet_data, masks, models, random_walk, saliency
 from chexseg.draws import Draw
+from chexseg.errors import DataError
 from chexseg.irnet_data import RelationSet, grid_labels, window
 from chexseg.mask_files import MaskFile
 
@@ -280,6 +282,41 @@ def test_gates_and_options(folder):
     assert masks.decode(list(entries(path)[IDS[1]].values())).sum() == 0
 
 
+def probable(folder, ids):
+    """What the gate by probability lets through, and its files."""
+    script = runpy.run_path(str(ROOT / "make_pseudo_seg_labels.py"), run_name="imported")
+    args = script["build_parser"]().parse_args(["--gate", "probability", "--gate_probability", "0.6"])
+    return script["present_findings"](args, folder, SimpleNamespace(ids=ids, tasks=TASKS))
+
+
+def test_probabilities_come_from_the_store_at_once_or_from_pickles(workspace, tmp_path, monkeypatch):
+    folder = workspace / "base" / "train_cams" / constants.MODEL_NAME
+    stored, ids = saliency.SaliencyMaps(folder), [IDS[4], IDS[0], IDS[2]]
+    rows = stored.task_rows(TASKS)
+    expected = np.stack([stored[name]["probabilities"][rows] >= 0.6 for name in ids])
+    (tmp_path / "cams").mkdir()
+    for name in IDS:
+        image = np.zeros((SIZE, SIZE), np.uint8)
+        saliency.write_pickles(tmp_path / "cams", name, constants.OBSERVATIONS, stored[name], image, None)
+    found, files = probable(tmp_path, ids)
+    assert np.array_equal(found, expected) and files == []
+    monkeypatch.setattr(saliency.SaliencyMaps, "__getitem__", None)  # image by image
+    found, files = probable(folder, ids)
+    assert np.array_equal(found, expected) and files == [folder / saliency.STORE]
+    with pytest.raises(DataError, match="no saliency map of patient00007"):
+        probable(folder, [IDS[0], "patient00007_study1_view1_frontal", IDS[1]])
+
+
+def test_masks_of_a_training_set_are_made_a_batch_at_a_time(folder, monkeypatch):
+    (folder / "pseudo_seg_labels_encoded_irnet.json").unlink(missing_ok=True)
+    shapes, plain = [], random_walk.masks_from_scores
+    monkeypatch.setattr(
+        random_walk, "masks_from_scores", lambda s, *args, **more: shapes.append(s.shape) or plain(s, *args, **more)
+    )
+    assert pseudo("--batch_size", 4, "--shard_size", 6) == 0
+    assert shapes == [(4, 10, GRID, GRID), (2, 10, GRID, GRID)]
+
+
 def test_bytes_do_not_depend_on_shards(folder):
     path, found = folder / "pseudo_seg_labels_encoded_irnet.json", []
     for options in ((), ("--shard_size", 1), ("--shard_size", 4)):
@@ -303,9 +340,12 @@ def test_another_set_at_its_own_size(folder, workspace):
     other = workspace / "base" / "test_cams"
     (other / "cams").mkdir(parents=True, exist_ok=True)
     (other / saliency.STORE).write_bytes((folder / saliency.STORE).read_bytes())
+    with h5py.File(other / saliency.STORE, "r+") as file:
+        file["sizes"][2] = 33, 21
     assert pseudo("--irn_pseudo_labels_save_dir", other, "--irn_is_training", "False", "--num_workers", 0) == 0
     walked, plain = (entries(other / f"pseudo_seg_labels_encoded_{kind}.json") for kind in ("irnet", "cams"))
     stored = saliency.SaliencyMaps(other)
+    assert {tuple(walked[IDS[2]][t]["size"]) for t in TASKS} == {(33, 21)}  # among others in the batch
     for i in (0, 5):
         found = masks.decode([walked[IDS[i]][t] for t in TASKS])
         likely = stored[IDS[i]]["probabilities"][stored.task_rows(TASKS)] >= 0.5
