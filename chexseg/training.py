@@ -235,15 +235,30 @@ def _wrap(model: nn.Module, device: torch.device, compile: bool) -> nn.Module:
     return torch.compile(network) if compile else network
 
 
+def _on_its_way(value: Tensor) -> Callable[[], float]:
+    """Send a number to the host. What is returned waits for it alone, not for what a GPU was given to do since."""
+    if value.device.type != "cuda":
+        return value.item
+    copy = torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    arrival = torch.cuda.current_stream(value.device).record_event()
+
+    def arrived() -> float:
+        arrival.synchronize()
+        return copy.item()
+
+    return arrived
+
+
 class _FiniteCheck:
-    """Raises DataError for a loss that is not finite; on a GPU a step late, so that the host need not wait for it."""
+    """Raises DataError for a loss that is not finite; on a GPU a step late, when it has long arrived: the host then
+    gives out one step while the GPU works at the one before."""
 
     def __init__(self, device: torch.device):
         self._late = 1 if device.type == "cuda" else 0
-        self._waiting: deque[tuple[Tensor, list[str], int]] = deque()
+        self._waiting: deque[tuple[Callable[[], float], list[str], int]] = deque()
 
     def add(self, loss: Tensor, ids: list[str], epoch: int) -> None:
-        self._waiting.append((loss, ids, epoch))
+        self._waiting.append((_on_its_way(loss), ids, epoch))
         self._check(self._late)
 
     def all(self) -> None:
@@ -252,10 +267,11 @@ class _FiniteCheck:
 
     def _check(self, keep: int) -> None:
         while len(self._waiting) > keep:
-            loss, ids, epoch = self._waiting.popleft()
-            if not torch.isfinite(loss):
+            arrived, ids, epoch = self._waiting.popleft()
+            loss = arrived()
+            if not math.isfinite(loss):
                 raise DataError(
-                    f"the loss became {loss.item()} in epoch {epoch + 1} on the images {', '.join(ids)}; "
+                    f"the loss became {loss} in epoch {epoch + 1} on the images {', '.join(ids)}; "
                     "lower --lr, or look at these images and their masks"
                 )
 

@@ -1,6 +1,7 @@
 """The training loop: killed anywhere it ends with the same weights; ranks add up to one process; errors have names."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -322,6 +323,36 @@ def test_a_loss_that_is_not_finite_names_the_images_and_saves_nothing(tmp_path, 
     if (tmp_path / "checkpoint.pt").exists():
         weights = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
         assert all(torch.isfinite(w).all() for w in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cpu", "sent 1, read 1, sent 2, read 2, sent 3, read 3, end"),
+        ("cuda", "sent 1, sent 2, read 1, sent 3, read 2, end, read 3"),
+    ],
+)
+def test_a_loss_is_sent_when_made_and_on_a_gpu_read_a_step_later(device, expected, monkeypatch):
+    happened = []
+
+    def send(loss):
+        happened.append(f"sent {loss:.0f}")
+        return lambda: happened.append(f"read {loss:.0f}") or loss.item()
+
+    monkeypatch.setattr(training, "_on_its_way", send)
+    check = training._FiniteCheck(torch.device(device))
+    for loss in (1.0, 2.0, 3.0):
+        check.add(torch.tensor(loss), ["patient00001"], 0)
+    happened.append("end")
+    check.all()
+    assert ", ".join(happened) == expected
+
+
+def test_a_bad_loss_names_its_own_images_though_read_later():
+    check = training._FiniteCheck(torch.device("cuda"))
+    check.add(torch.tensor(math.inf), ["first", "second"], 4)
+    with pytest.raises(DataError, match="became inf in epoch 5 on the images first, second;"):
+        check.add(torch.tensor(1.0), ["third"], 4)
 
 
 def test_highest_score_wins_and_the_earlier_of_equals(tmp_path):
