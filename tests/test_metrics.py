@@ -72,10 +72,20 @@ def test_histogram_equals_repeating_twenty_times(batch):
 
 
 @settings(max_examples=50)
-@given(batches())
-def test_the_device_independent_count_is_the_cpus(batch):
+@given(batches(), st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]))
+def test_the_device_independent_count_is_the_cpus(batch, dtype):
     probabilities, targets = (x.flatten(2) for x in batch)
-    assert torch.equal(pooled_iou._count(probabilities, targets), pooled_iou._count_on_cpu(probabilities, targets))
+    probabilities = probabilities.to(dtype)
+    found = pooled_iou._count(probabilities, targets)
+    assert torch.equal(found, pooled_iou._count_on_cpu(probabilities, targets))
+    assert found.sum() == targets.numel()
+
+
+def test_a_gpu_is_never_waited_for():
+    """Without values (on the device `meta`) whatever the host needs to know fails."""
+    pool = pooled_iou.PooledIoU(3, "meta")
+    pool.update(torch.rand(2, 3, 4, 5, device="meta"), torch.ones(2, 3, 4, 5, device="meta"))
+    assert pool.counts.dtype == torch.int64
 
 
 @settings(max_examples=30)
