@@ -1,6 +1,7 @@
 """Which sample is drawn when: a function of (seed, epoch, position), whatever the number of ranks or resumptions."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from chexseg.errors import DataError, UsageError
+from chexseg.shards import end_with_parent
 
 Order = Callable[[int], np.ndarray]
 # One stream of random numbers per purpose.
@@ -155,3 +157,10 @@ class _Replayed:
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    watch_parent(worker)
+
+
+def watch_parent(worker: int) -> None:
+    """`worker_init_fn` of a DataLoader: the worker ends with its parent, however that ends. torch's own watch looks
+    every five seconds, and never sees it where a fork server stands between the two (the default from Python 3.14)."""
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -300,7 +300,7 @@ def test_sigterm_to_workers_too_saves_and_exits(undisturbed, tmp_path):
 def test_workers_of_a_killed_run_end(tmp_path):
     child, ends = in_group(tmp_path)
     child.kill()
-    assert all_ended(ends, 15)
+    assert all_ended(ends, 3)
 
 
 def test_max_minutes_saves_and_exits(undisturbed, tmp_path):
