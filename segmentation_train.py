@@ -108,31 +108,38 @@ def main(args: argparse.Namespace) -> None:
         folder, workers = constants.cache_dir(), args.num_workers
         return [segmentation.build_cache(folder, *each, **common, num_workers=workers) for each in files]
 
-    caches, evaluation = caches_of(sets), caches_of([(args.eval_masks_path, EXPERT)])
+    common = constants.COMMON_TASKS if args.valid_common_pathologies else ()
+    (evaluation,) = caches_of([(args.eval_masks_path, EXPERT)])
+    scored = [tasks.index(task) for task in common or tasks]
+    if not any(evaluation[i].masks[scored].any() for i in range(len(evaluation))):
+        raise DataError(f"{args.eval_masks_path}: no mask of {', '.join(common or tasks)} has a pixel to score by")
+    caches = caches_of(sets)
     order = draws.shuffled(sum(map(len, caches)), args.seed)
     if args.weighted:
         n_strong, n_weak, weight = *map(len, caches), args.strong_labels_weight
         order = draws.mixed(n_strong, n_weak, strong_weight=weight, seed=args.seed, epoch_len=args.epoch_len)
     evaluator = segmentation.Evaluator(
-        segmentation.SegmentationSet(evaluation),
+        segmentation.SegmentationSet([evaluation]),
         spec,
-        common=constants.COMMON_TASKS if args.valid_common_pathologies else (),
+        common=common,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         device=device,
     )
     # A cache stands for the masks and images it was made from.
-    inputs = [found.path for found in caches + evaluation] + [source]
+    inputs = [*(found.path for found in [*caches, evaluation]), source]
     record = provenance.describe(vars(args), inputs, code=[segmentation, training, draws, losses, pooled_iou])
-    if distributed.is_main():
+    wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
+
+    def begin(resumed: bool) -> None:
         provenance.write(folder / "args.json", record)
+        wandb.start(resumed=resumed)
 
     def save_best(best_weights: dict[str, torch.Tensor], best: dict) -> None:
         segmentation.save_model(folder / "best_model.pth", best_weights, spec, best)
         with atomic(folder / "thresholds.txt") as temporary:
             temporary.write_text(json.dumps(best["thresholds"]) + "\n")
 
-    wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
     result = training.fit(
         model,
         segmentation.SegmentationSet(caches, augment=args.augment),
@@ -146,6 +153,7 @@ def main(args: argparse.Namespace) -> None:
         evaluate=evaluator,
         tally=evaluator.tally,
         schedule=training.one_cycle if args.one_cycle else None,
+        begin=begin,
         track=wandb.log,
         device=device,
         **training.options(args),

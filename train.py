@@ -5,8 +5,8 @@
     torchrun --nproc_per_node 8 train.py ...       the same on 8 GPUs
 
 Trains on the frontal images of train.csv, keeps the epoch of the best mean AUROC over the observations that occur in
-valid.csv, and writes it with all that test.py needs. The folder of the checkpoint also gets log.jsonl, and
-checkpoint.pt, from which a killed run goes on.
+valid.csv, and writes it with all that test.py needs. The folder <checkpoint>.training beside it holds log.jsonl, and
+checkpoint.pt, from which the same command goes on.
 """
 
 import argparse
@@ -53,11 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def labelled(path: Path, args: argparse.Namespace, *, augment: bool) -> classification.LabelledImages:
-    """The frontal images of a label file, cached."""
+def labelled(path: Path, args: argparse.Namespace, *, augment: bool, scored: bool) -> classification.LabelledImages:
+    """The frontal images of a label file, cached. `scored`: DataError where no AUROC could be had from the labels."""
     frame = data.frontal(data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
     if frame.empty:
         raise DataError(f"{path}: no frontal image in it")
+    if scored and not any({0, 1} <= set(frame[task]) for task in constants.OBSERVATIONS):
+        columns = ", ".join(constants.OBSERVATIONS)
+        raise DataError(f"{path}: no column has both a 1 and a 0, so that no AUROC can choose an epoch: {columns}")
     images = classification.ImageSet(constants.data_dir(), frame, csv=path)
     pixels = classification.cached_pixels(images, constants.cache_dir(), args.image_size, args.num_workers)
     return classification.LabelledImages(
@@ -91,7 +94,8 @@ def main(args: argparse.Namespace) -> None:
     model = models.Classifier(spec)
     weights = initialise(model, args.weights)
     model.to(device)
-    train_set, valid_set = labelled(train_csv, args, augment=args.augment), labelled(valid_csv, args, augment=False)
+    valid_set = labelled(valid_csv, args, augment=False, scored=True)
+    train_set = labelled(train_csv, args, augment=args.augment, scored=False)
 
     def compute_loss(network, batch):
         logits = network(data.normalise(batch["image"], spec.normalisation))
@@ -102,14 +106,14 @@ def main(args: argparse.Namespace) -> None:
         probabilities = classification.predict(network, valid_set, args.batch_size, device)
         aurocs = classification.aurocs(probabilities, valid_set.labels, spec.tasks)
         if not aurocs:
-            raise DataError(f"{valid_csv}: no observation occurs both present and absent; AUROC cannot choose an epoch")
+            raise DataError(f"{args.ckpt_path}: all probabilities of {valid_csv} became nan; lower --lr")
         return {"auroc": aurocs, "mean_auroc": sum(aurocs.values()) / len(aurocs)}
 
     code = [models, training, losses, draws, classification, data, cache]
-    record = provenance.describe(vars(args), [train_csv, valid_csv, *filter(None, [weights])], code)
-    record["inputs"]["images"] = provenance.file_fingerprint(train_set.pixels.path)
-    folder = args.ckpt_path.resolve().parent
-    run = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
+    images = [train_set.pixels.path, valid_set.pixels.path]
+    record = provenance.describe(vars(args), [train_csv, valid_csv, *images, weights], code)
+    folder = args.ckpt_path.with_name(args.ckpt_path.name + ".training")
+    wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
     result = training.fit(
         model,
         train_set,
@@ -122,11 +126,14 @@ def main(args: argparse.Namespace) -> None:
         score=lambda found: found["mean_auroc"],
         save_best=lambda weights, found: save(args.ckpt_path, weights, spec),
         schedule=training.one_cycle if args.one_cycle else None,
-        track=run.log,
+        begin=lambda resumed: wandb.start(resumed=resumed),
+        track=wandb.log,
         device=device,
         **training.options(args),
     )
-    run.close()
+    wandb.close()
+    if not args.ckpt_path.is_file():
+        raise DataError(f"{args.ckpt_path}: no longer there; train again with --resume none")
     if distributed.is_main():
         provenance.write(provenance.manifest_path(args.ckpt_path), record | {"best": result.metrics})
         print(f"{args.ckpt_path}: epoch {result.epoch}, mean AUROC {result.score:.3f}")

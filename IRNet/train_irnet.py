@@ -107,14 +107,16 @@ def main(args: argparse.Namespace) -> None:
         [train_set.path, labels.path, weights],
         code=[affinity, data, draws, hdf5_files, irnet, irnet_data, training],
     )
-    if distributed.is_main():
+    wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
+
+    def begin(resumed: bool) -> None:
         provenance.write(folder / "args.json", record | {"backbone_weights": str(weights)})
+        wandb.start(resumed=resumed)
 
     def compute_loss(network: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, None]:
         logits = network(data.normalise(batch["image"], spec.normalisation))
         return affinity.relation_loss(logits, batch["labels"], args.radius), None
 
-    wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
     result = training.fit(
         model,
         dataset,
@@ -130,6 +132,7 @@ def main(args: argparse.Namespace) -> None:
         record=record,
         save_best=lambda weights, metrics: irnet.save(best, weights, spec, metrics),
         schedule=lambda step, steps: (1 - step / steps) ** 0.9,
+        begin=begin,
         track=wandb.log,
         device=device,
         **training.options(args),

@@ -74,6 +74,7 @@ def read_batches(
         batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
+        worker_init_fn=draws.watch_parent,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if num_workers and torch.cuda.is_available() else None,
     )

@@ -1,5 +1,7 @@
 """Which sample is drawn when: a function of (seed, epoch, position), whatever the number of ranks or resumptions."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
@@ -10,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from chexseg.errors import DataError, UsageError
+from chexseg.shards import end_with_parent
 
 Order = Callable[[int], np.ndarray]
 # One stream of random numbers per purpose.
@@ -108,9 +111,10 @@ def fixed_places(rows: Iterable[int], batch_size: int) -> Iterator[list[int | No
 
 
 class Loader:
-    """Reads batches of draws from a dataset, in this process or with workers that live as long as the loader.
+    """Reads batches of draws from a dataset, in this process or with workers that live until `close`.
 
-    The global random state is never touched, so that a resumed run sees the same one.
+    The global random state is never touched, so that a resumed run sees the same one. Workers ignore SIGTERM, which
+    schedulers send to all processes: it is their parent that stops, saves and closes.
     """
 
     def __init__(self, dataset: Any, *, num_workers: int = 0, pin_memory: bool = False):
@@ -122,13 +126,19 @@ class Loader:
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(0),
-            worker_init_fn=_single_threaded,
+            worker_init_fn=_start_worker,
         )
 
     def __call__(self, plan: Sequence[list[Draw]]) -> Iterator[dict]:
         """The batches of `plan`, in order."""
         self._plan[:] = plan
         return iter(self._loader)
+
+    def close(self) -> None:
+        """End the workers; without this, leaving Python would wait for them. The next call starts others."""
+        if self._loader._iterator is not None:
+            self._loader._iterator._shutdown_workers()
+            self._loader._iterator = None
 
 
 class _Replayed:
@@ -144,5 +154,13 @@ class _Replayed:
         return len(self._plan)
 
 
-def _single_threaded(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    watch_parent(worker)
+
+
+def watch_parent(worker: int) -> None:
+    """`worker_init_fn` of a DataLoader: the worker ends with its parent, however that ends. torch's own watch looks
+    every five seconds, and never sees it where a fork server stands between the two (the default from Python 3.14)."""
+    threading.Thread(target=end_with_parent, daemon=True).start()

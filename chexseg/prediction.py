@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -55,7 +56,7 @@ def predict(
     filling = [next(index for index in batch if index is not None) for batch in plan]
     full = [[Draw(other if i is None else i) for i in batch] for batch, other in zip(plan, filling, strict=True)]
     loader = Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
-    with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
+    with closing(loader), ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
         for part, batch in zip(parts, loader(full), strict=True):
             with torch.inference_mode(), autocast(device, precision):
                 logits = model(data.normalise(batch["image"].to(device, non_blocking=True), spec.normalisation))

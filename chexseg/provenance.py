@@ -81,16 +81,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(args: Mapping, inputs: Sequence[Path] = (), code: Iterable[ModuleType] = ()) -> dict:
+def describe(args: Mapping, inputs: Sequence[Path | None] = (), code: Iterable[ModuleType] = ()) -> dict:
     """The record of a run: `args` (vars of a namespace), fingerprints of its input files, package and code versions.
 
-    Arguments that are paths stand apart: what is in the files counts, not where they lie.
+    Arguments that are paths stand apart: what is in the files counts, not where they lie. An input's place in `inputs`
+    is its role; one that is absent (None) keeps its place.
     """
+    roles = [None if path is None else str(path) for path in inputs]
     return {
         "command": Path(sys.argv[0]).name,
         "arguments": {key: _plain(value) for key, value in sorted(args.items()) if not isinstance(value, Path)},
         "paths": {key: str(value) for key, value in sorted(args.items()) if isinstance(value, Path)},
-        "inputs": {str(path): file_fingerprint(path) for path in sorted({Path(p) for p in inputs if p is not None})},
+        "inputs": {path: file_fingerprint(Path(path)) for path in roles if path is not None},
+        "roles": roles,
         "versions": versions(),
         "code": code_version(code),
     }
@@ -112,7 +115,9 @@ def fingerprint(record: Mapping, ignore: Sequence[str] = ()) -> str:
     """
     skip = {*NEVER_MATTERS, *ignore}
     arguments = {k: v for k, v in record["arguments"].items() if k not in skip and v is not None}
-    parts = [arguments, sorted(record["inputs"].values()), record["code"]]
+    found, roles = record["inputs"], record["roles"]
+    more = sorted(value for path, value in found.items() if path not in roles)
+    parts = [arguments, [found.get(path) for path in roles], more, record["code"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -141,10 +141,23 @@ class Saver:
             raise SystemExit(TERMINATED)
 
 
+def check_finite(model: nn.Module, epoch: int) -> None:
+    """DataError for weights that are not finite: a loss may be, and its gradient not."""
+    tensors = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
+    if not torch.stack([t.isfinite().all() for t in tensors.values()]).all():  # the host waits once
+        name = next(name for name, t in tensors.items() if not t.isfinite().all())
+        raise DataError(f"the weights became infinite or nan in epoch {epoch + 1} ({name}); lower --lr")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a run that was killed while it wrote. Only under the run's lock."""
     for path in folder.glob(".*.tmp"):
         path.unlink()
+
+
+def is_own(path: Path, resume: str) -> bool:
+    """Whether `resume` means the run's own checkpoint `path`, not another's or none."""
+    return resume == "auto" or Path(resume).resolve() == path.resolve()
 
 
 def restore(
@@ -157,8 +170,9 @@ def restore(
 ) -> Progress:
     """Load what `resume` (auto, none or a path) names into model and optimiser; return how far that run had come.
 
-    Sums over ranks stay with rank 0. DataError for a checkpoint of other inputs or arguments that was not named
-    outright, or one that does not fit.
+    Sums over ranks stay with rank 0. The best epoch that another run's checkpoint knows of is forgotten: its weights
+    are not here. DataError for a checkpoint of other inputs or arguments that was not named outright, or one that does
+    not fit.
     """
     named = resume not in ("auto", "none")
     source = Path(resume) if named else path
@@ -174,10 +188,12 @@ def restore(
             if not named:
                 raise DataError(
                     f"{source}: made with other inputs or arguments ({difference}); "
-                    "start anew with --resume none, or write to another folder"
+                    "start anew with --resume none, which replaces that network, or use what it was made with"
                 )
             log.warning("%s: made with other inputs or arguments (%s); going on from it as asked", source, difference)
             progress.finished = False
+        if not is_own(path, resume):
+            progress.best, progress.finished = None, False
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except FileNotFoundError as error:

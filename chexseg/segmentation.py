@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -265,9 +266,10 @@ class Evaluator:
     def __call__(self, model: nn.Module, train_tally: Tensor) -> dict:
         train, valid = (PooledIoU(len(self.spec.tasks), self.device) for _ in range(2))
         train.counts = train_tally
-        for batch in self._loader(self._plan):
-            batch = to_device(batch, self.device)
-            valid.counts += self.tally(model(data.normalise(batch["image"], self.spec.normalisation)), batch)
+        with closing(self._loader):
+            for batch in self._loader(self._plan):
+                batch = to_device(batch, self.device)
+                valid.counts += self.tally(model(data.normalise(batch["image"], self.spec.normalisation)), batch)
         valid.all_reduce()
         return self.summarise(valid, train)
 

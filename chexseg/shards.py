@@ -364,10 +364,10 @@ def _start_worker(function: Callable) -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     _function = function
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker would wait for ever for the next item of a run that was killed."""
     parent_process().join()
     os._exit(1)

@@ -1,14 +1,17 @@
 """Where the figures of a training run go: a JSON-lines file always, Weights & Biases where the user asked for it."""
 
 import json
+import logging
 import netrc
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 from chexseg import distributed
 from chexseg.shards import atomic
 
+log = logging.getLogger(__name__)
 WANDB_HOST = "api.wandb.ai"
 
 
@@ -43,25 +46,45 @@ def _epoch(line: str) -> float:
 class Wandb:
     """Weights & Biases, without ever asking, waiting or sending unasked.
 
-    No project name: nothing happens, wandb is not even imported. A project name without a login: recorded offline
-    under `folder`/wandb (`wandb sync` sends it later). Call `close` at the end.
+    No project name: nothing happens, wandb is not even imported. A project name without a login, or a login without a
+    network: recorded offline under `folder`/wandb (`wandb sync` sends it later). Nothing happens before `start`; call
+    `close` at the end.
     """
 
     def __init__(self, project: str, name: str, config: Mapping, folder: Path):
+        self.project, self.name, self.folder = project, name, folder
+        self.config = {key: str(value) if isinstance(value, Path) else value for key, value in config.items()}
         self._run = None
-        if not project or not distributed.is_main():
+
+    def start(self, *, resumed: bool) -> None:
+        """Open the run; a training that was resumed goes on with the run that it had."""
+        if not self.project or not distributed.is_main():
             return
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
-        self._run = wandb.init(
-            project=project,
-            name=name or None,
-            config={key: str(value) if isinstance(value, Path) else value for key, value in config.items()},
-            dir=folder,
-            mode=wandb_mode(),
-            settings=wandb.Settings(init_timeout=20, console="off"),
-        )
+        options = {
+            "project": self.project,
+            "name": self.name or None,
+            "config": self.config,
+            "dir": self.folder,
+            "id": self._id(resumed),
+            "resume": "allow",
+            "settings": wandb.Settings(init_timeout=20, console="off"),
+        }
+        try:
+            self._run = wandb.init(mode=wandb_mode(), **options)
+        except Exception as error:  # wandb raises what its network library does; none of it may stop a training
+            log.warning("wandb is out of reach (%s): recording offline", " ".join(str(error).split()))
+            self._run = wandb.init(mode="offline", **options)
+
+    def _id(self, resumed: bool) -> str:
+        """The name that W&B knows the run by, kept beside it."""
+        path = self.folder / "wandb" / "run_id"
+        if not (resumed and path.is_file()):
+            with atomic(path) as temporary:
+                temporary.write_text(secrets.token_hex(4))
+        return path.read_text()
 
     def log(self, record: Mapping) -> None:
         if self._run is not None:

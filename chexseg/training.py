@@ -14,6 +14,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def fit(
     evaluate: Callable[[nn.Module, Tensor | None], dict[str, Any]] | None = None,
     tally: Callable[[Any, Batch], Tensor] | None = None,
     schedule: Callable[[int, int], float] | None = None,
+    begin: Callable[[bool], None] | None = None,
     track: Callable[[dict], None] | None = None,
     device: torch.device | None = None,
     precision: str = "auto",
@@ -122,17 +124,20 @@ def fit(
     evaluate      (model in eval mode, sum of the tallies) -> metrics that JSON can hold; on every rank, no gradients
     tally         (second value of `compute_loss`, batch) -> tensor of fixed shape, summed over batches and ranks
     schedule      (step, steps of the whole run) -> factor of the learning rate
+    begin         called on rank 0 before the first step, with whether an earlier run is resumed: the place for what
+                  describes the run, since a run that is refused or finished never comes so far
     track         called with each epoch's record on rank 0 (`tracking.Wandb(...).log`)
     resume        `auto`: go on from `folder` where its arguments agree, else DataError; start where there is nothing;
-                  `none`: start anew; a path: go on from that checkpoint, whatever its arguments
+                  `none`: start anew; a path: go on from that checkpoint, whatever its arguments, and without its best
+                  epoch where it is another folder's
     save_every    minutes between checkpoints within an epoch. There is one after every epoch too, unless the last is
                   less than 20 s old
     max_minutes   after so long, and on SIGTERM, save and raise SystemExit(143): the same command goes on from there
 
     Under torchrun `batch_size` is divided among the ranks, gradients are averaged and batch norm sees all images: with
     a loss made of `losses.sum_over_ranks` each step is, but for rounding, that of one process. Only rank 0 writes.
-    DataError for a loss that is not finite (with the images of the batch), a checkpoint of other arguments, or a second
-    run in the same folder.
+    DataError for a loss that is not finite (with the images of the batch), weights that are not, a checkpoint of other
+    arguments or with nothing left to train, or a second run in the same folder.
     """
     device = device or next(model.parameters()).device
     checkpoint, lines = folder / "checkpoint.pt", JsonLines(folder / "log.jsonl")
@@ -144,16 +149,24 @@ def fit(
         if progress.finished:
             log.info("%s: finished before; nothing to do", folder)
             return _result(progress, lines)
+        if progress.epoch >= num_epochs:
+            raise DataError(f"{resume}: {progress.epoch} epochs are behind it already; raise --num_epochs")
         if distributed.is_main():
             resuming.remove_leftovers(folder)
-            lines.keep(progress.epoch)
+            own = resuming.is_own(checkpoint, resume)
+            if not own:  # or a kill before the first save would bring the former run back
+                checkpoint.unlink(missing_ok=True)
+            lines.keep(progress.epoch if own else 0)
+            if begin:
+                begin(own and progress.epoch + progress.step > 0)
         network = _wrap(model, device, compile)
         loader = draws.Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
         saver = resuming.Saver(checkpoint, record, model, optimizer, save_best, save_every, max_minutes)
         per_epoch = -(-len(order(0)) // batch_size)
         steps = num_epochs * per_epoch
         bar = tqdm(total=steps, unit="batch", mininterval=0.5, disable=None if distributed.is_main() else True)
-        bar.update(progress.epoch * per_epoch + progress.step)
+        first, began = progress.epoch * per_epoch + progress.step, time.monotonic()
+        bar.update(first)
 
         def train_step(batch: Batch, epoch: int) -> Tensor:
             seed_everything(seed, epoch, progress.step, distributed.rank())
@@ -169,7 +182,7 @@ def fit(
             progress.count(loss.detach(), len(batch["id"]), tally(outputs, batch) if tally else None)
             return loss
 
-        with bar, saver.heeding_signals():
+        with bar, saver.heeding_signals(), closing(loader):
             while progress.epoch < num_epochs:
                 epoch, started, check = progress.epoch, time.monotonic(), _FiniteCheck(device)
                 bar.set_description(f"epoch {epoch + 1}/{num_epochs}")
@@ -183,8 +196,10 @@ def fit(
                         bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
                     if progress.step < len(plan) and saver.due():
                         check.all()
+                        resuming.check_finite(model, epoch)
                         saver.save(progress)
                 check.all()
+                resuming.check_finite(model, epoch)
                 metrics = _end_epoch(model, progress, evaluate, device, precision)
                 metrics |= {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
                 metrics["score"] = float(score(metrics))
@@ -192,6 +207,9 @@ def fit(
                 if distributed.is_main():
                     metrics = metrics | {"seconds": round(time.monotonic() - started, 3)}  # in no weights file
                     lines.write(metrics)
+                    if bar.disable:  # no terminal: a line for the log file
+                        spent, done = time.monotonic() - began, (epoch + 1) * per_epoch
+                        _say(metrics, num_epochs, spent / (done - first) * (steps - done))
                     if track:
                         track(metrics)
                 progress.next_epoch(num_epochs)
@@ -199,6 +217,12 @@ def fit(
                     saver.save(progress)
         distributed.barrier()
         return _result(progress, lines)
+
+
+def _say(metrics: dict, num_epochs: int, left: float) -> None:
+    loss, score, spent = (metrics[name] for name in ("train_loss", "score", "seconds"))
+    which, times = f"epoch {metrics['epoch']}/{num_epochs}", f"{cli.duration(spent)}, {cli.duration(left)} left"
+    log.info("%s: loss %.4f, score %.4f, %s", which, loss, score, times)
 
 
 def one_cycle(step: int, steps: int) -> float:

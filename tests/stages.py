@@ -135,7 +135,7 @@ def content(path: Path, root: Path) -> object:
     """A file's bytes as a digest; of checkpoints the tensors, of logs all but times, of records all but places."""
     data = path.read_bytes()
     if path.name == "checkpoint.pt":
-        return plain(torch.load(path, weights_only=True))
+        return plain(torch.load(path, weights_only=True), skip=("num_workers",))
     if path.name == "log.jsonl":
         return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in data.splitlines()]
     if path.name == "args.json" or path.name.endswith("manifest.json"):
@@ -246,6 +246,7 @@ def _body(command, environment, log, root, die_at, limits) -> None:
 
     os.environ |= environment | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # workers come as Python starts them, not as this process came
     tqdm.set_lock(threading.RLock())  # the usual one is a semaphore, which a killed process would leave behind
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

@@ -1,5 +1,8 @@
 """Order of draws: tables, exact mixes whatever the number of ranks, and readers that change no random state."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +102,22 @@ def test_evaluation_sees_each_sample_once_and_without_a_key(world_size):
 class Numbers:
     def __getitem__(self, draw):
         return {"x": torch.tensor(draw.index), "id": f"image{draw.index}"}
+
+
+def test_workers_ignore_sigterm_and_end_when_closed():
+    loader = draws.Loader(Numbers(), num_workers=2)
+    plan = [[Draw(i)] for i in range(40)]
+    for _ in range(2):
+        batches = loader(plan)
+        found = [next(batches)["x"].item()]
+        workers = list(loader._loader._iterator._workers)
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGTERM)
+        found += [batch["x"].item() for batch in batches]
+        assert found == list(range(40))
+        loader.close()
+        assert [worker.exitcode for worker in workers] == [0, 0]
+    loader.close()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

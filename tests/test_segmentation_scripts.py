@@ -312,8 +312,28 @@ def test_augmentation_is_an_option(world, tmp_path):
 
 def test_other_arguments_are_refused_by_name(world, trained, capsys):
     parts = [SEMI, "--weighted True", COMMON, f"--save_dir {trained} --experiment_name run --num_epochs 3 --augment"]
+    before = (trained / "run" / "args.json").read_bytes()
     status, err = train(world, *parts, "--lr 0.5", capsys=capsys)
     assert status == 1 and "lr was 0.003, is 0.5" in err
+    assert (trained / "run" / "args.json").read_bytes() == before
+
+
+def test_exchanged_masks_are_another_run(world, trained, capsys):
+    swapped = SEMI.replace("expert.json", "other.json").replace("pseudo.json", "expert.json")
+    parts = [swapped.replace("other.json", "pseudo.json"), "--weighted True", COMMON, f"--save_dir {trained}"]
+    status, err = train(world, *parts, "--experiment_name run --num_epochs 3 --augment", capsys=capsys)
+    assert status == 1 and "input files or code changed" in err
+
+
+def test_masks_that_no_epoch_can_be_chosen_by_are_named_before_training(world, tmp_path, capsys):
+    found = {name: {"Edema": record["Cardiomegaly"]} for name, record in MaskFile(world / "eval.json").items()}
+    mask_files.write(tmp_path / "edema.json", found.items())
+    parts = [WEAK, f"--eval_masks_path {tmp_path}/edema.json --experiment_name run --num_epochs 1"]
+    status, err = train(world, *parts, COMMON, capsys=capsys)
+    assert status == 1
+    assert f"edema.json: no mask of {', '.join(constants.COMMON_TASKS)} has a pixel" in err.strip().splitlines()[-1]
+    assert not (tmp_path / "seg_trials").exists()
+    assert train(world, *parts)[0] == 0  # all tasks: this one is among them
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def wandb(monkeypatch, tmp_path):
 def test_without_a_project_wandb_is_not_even_imported(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it would fail
     run = tracking.Wandb("", "name", {}, tmp_path)
+    run.start(resumed=False)
     run.log({"epoch": 1})
     run.close()
     assert list(tmp_path.iterdir()) == []
@@ -47,6 +48,8 @@ def test_without_a_project_wandb_is_not_even_imported(tmp_path, monkeypatch):
 
 def test_without_a_login_it_stays_offline(wandb, tmp_path):
     run = tracking.Wandb("project", "", {"folder": tmp_path, "lr": 0.1}, tmp_path)
+    assert wandb == []
+    run.start(resumed=False)
     run.log({"epoch": 2, "loss": 0.5})
     run.close()
     (_, options), *rest = wandb
@@ -78,11 +81,38 @@ def test_a_login_makes_it_send(wandb, tmp_path, monkeypatch, how, mode):
         (tmp_path / ".netrc").write_text(machine.get(how, "machine") + "\n")
         (tmp_path / ".netrc").chmod(0o600)
     assert tracking.wandb_mode() == mode
-    tracking.Wandb("project", "run", {}, tmp_path)
+    tracking.Wandb("project", "run", {}, tmp_path).start(resumed=False)
     assert wandb[0][1]["mode"] == mode
 
 
 def test_other_ranks_keep_silent(wandb, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking.distributed, "is_main", lambda: False)
-    tracking.Wandb("project", "run", {}, tmp_path).log({"epoch": 1})
+    run = tracking.Wandb("project", "run", {}, tmp_path)
+    run.start(resumed=False)
+    run.log({"epoch": 1})
     assert wandb == []
+
+
+def test_a_login_without_a_network_is_recorded_offline(wandb, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    plain = sys.modules["wandb"].init
+
+    def init(**options):
+        if options["mode"] == "online":
+            raise RuntimeError("no route\nto host")
+        return plain(**options)
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    run = tracking.Wandb("project", "run", {}, tmp_path)
+    run.start(resumed=False)
+    run.log({"epoch": 1})
+    assert wandb[0][1]["mode"] == "offline" and wandb[1][0] == "log"
+    assert caplog.messages == ["wandb is out of reach (no route to host): recording offline"]
+
+
+def test_a_resumed_training_goes_on_with_its_run(wandb, tmp_path):
+    for resumed in (True, True, False, True):  # the first is resumed too, but had no project before
+        tracking.Wandb("project", "run", {}, tmp_path).start(resumed=resumed)
+    first, second, anew, again = (options["id"] for _, options in wandb)
+    assert first == second != anew == again
+    assert {options["resume"] for _, options in wandb} == {"allow"}

@@ -5,6 +5,8 @@ import math
 import multiprocessing
 import os
 import random
+import re
+import select
 import signal
 import time
 from types import SimpleNamespace
@@ -261,6 +263,47 @@ def test_sigterm_saves_and_exits(undisturbed, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def in_group(folder):
+    """A slow training with two workers, a group of processes, in its second epoch; and a pipe that ends with them."""
+    ends, held = os.pipe()
+
+    def body():
+        os.setpgrp()
+        train(folder, dataset=Slow(), save_every=1e9, num_workers=2)
+
+    child = in_child(body)
+    os.close(held)
+    while not (folder / "log.jsonl").exists() or not (folder / "log.jsonl").read_text():
+        assert child.is_alive()
+        time.sleep(0.005)
+    return child, ends
+
+
+def all_ended(ends, seconds):
+    found = select.select([ends], [], [], seconds)[0] == [ends] and os.read(ends, 1) == b""
+    os.close(ends)
+    return found
+
+
+def test_sigterm_to_workers_too_saves_and_exits(undisturbed, tmp_path):
+    """As torchrun, Slurm and `timeout` send it: to all processes of the group."""
+    child, ends = in_group(tmp_path)
+    os.killpg(child.pid, signal.SIGTERM)
+    child.join(20)
+    assert child.exitcode == 143
+    assert all_ended(ends, 0.5)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["epoch"] >= 1
+    model, _ = train(tmp_path)
+    assert_same_weights(model, undisturbed.model)
+    assert log_of(tmp_path) == undisturbed.log
+
+
+def test_workers_of_a_killed_run_end(tmp_path):
+    child, ends = in_group(tmp_path)
+    child.kill()
+    assert all_ended(ends, 3)
+
+
 def test_max_minutes_saves_and_exits(undisturbed, tmp_path):
     for _ in range(EPOCHS * STEPS - 1):  # one step each time; the last one ends the run
         with pytest.raises(SystemExit) as stop:
@@ -282,6 +325,55 @@ def test_resume_none_starts_anew(undisturbed, tmp_path):
     model, _ = train(tmp_path, resume="none")
     assert_same_weights(model, undisturbed.model)
     assert log_of(tmp_path) == undisturbed.log
+
+
+def test_a_new_start_that_is_killed_does_not_bring_the_former_run_back(tmp_path):
+    train(tmp_path / "elsewhere", num_epochs=1)
+    for resume in ("none", str(tmp_path / "elsewhere" / "checkpoint.pt")):
+        train(tmp_path, num_epochs=1, lr=0.5, resume="none")
+        with pytest.raises(Killed):
+            train(tmp_path, dataset=Fatal(0), resume=resume)
+        assert not (tmp_path / "checkpoint.pt").exists() and log_of(tmp_path) == []
+
+
+def test_the_best_of_another_folder_is_forgotten(tmp_path):
+    """Its weights are not here: a lower score must be saved."""
+    train(tmp_path, num_epochs=1, score=lambda metrics: 0.9)
+    source, saved = str(tmp_path / "checkpoint.pt"), {}
+    _, result = train(tmp_path / "b", keep=saved, resume=source, score=lambda metrics: metrics["epoch"] / 10)
+    assert (result.epoch, result.score, saved["metrics"]["epoch"]) == (3, 0.3, 3)
+    with pytest.raises(DataError, match="checkpoint.pt: 1 epochs are behind it already; raise --num_epochs"):
+        train(tmp_path / "c", num_epochs=1, resume=source)
+    assert train(tmp_path, num_epochs=1, resume=source)[1].score == 0.9  # its own
+
+
+def test_what_describes_a_run_is_written_only_by_a_run_that_trains(tmp_path):
+    begun = []
+    with pytest.raises(Killed):
+        train(tmp_path, dataset=Fatal(IMAGES), save_every=1e-9, begin=begun.append)
+    with pytest.raises(DataError, match="lr was"):
+        train(tmp_path, lr=0.5, begin=begun.append)
+    assert begun == [False]
+    for _ in range(2):  # the second finds it finished
+        train(tmp_path, begin=begun.append)
+    assert begun == [False, True]
+    train(tmp_path, resume="none", begin=begun.append)
+    assert begun == [False, True, False]
+
+
+def test_a_log_file_gets_a_line_an_epoch(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    train(tmp_path)
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
+    number = r"\d\.\d{4}"
+    for epoch, line in enumerate(lines, 1):
+        assert re.fullmatch(rf"epoch {epoch}/3: loss {number}, score -{number}, \d\.\d s, \d\.\d s left", line), line
+    assert len(lines) == 3 and lines[2].endswith(", 0.0 s left")
+    caplog.clear()
+    shown = training.tqdm
+    monkeypatch.setattr(training, "tqdm", lambda **options: shown(**options | {"disable": False}))
+    train(tmp_path, resume="none")
+    assert "epoch 1/3:" not in caplog.text
 
 
 def test_other_arguments_are_refused_by_name_unless_the_checkpoint_is_named(undisturbed, tmp_path, caplog):
@@ -355,6 +447,24 @@ def test_a_bad_loss_names_its_own_images_though_read_later():
         check.add(torch.tensor(1.0), ["third"], 4)
 
 
+@pytest.mark.parametrize(("first", "save_every"), [(0, 1e-9), (STEPS - 1, 1e9)], ids=["in mid-epoch", "at its end"])
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_is(tmp_path, monkeypatch, first, save_every):
+    steps = []
+
+    def flat(network, batch):
+        loss, logits = compute_loss(network, batch)
+        steps.append(loss)
+        root = (logits * 0).abs().sqrt().sum() if len(steps) > first else 0  # 0, and its gradient is not
+        return loss + root, logits
+
+    plain = training.fit
+    monkeypatch.setattr(training, "fit", lambda *given, **options: plain(*given, **options | {"compute_loss": flat}))
+    saved = {}
+    with pytest.raises(DataError, match=r"weights became infinite or nan in epoch 1 \(.*\); lower --lr"):
+        train(tmp_path, save_every=save_every, keep=saved)
+    assert len(steps) == first + 1 and saved == {} and not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_highest_score_wins_and_the_earlier_of_equals(tmp_path):
     scores = iter([0.2, 0.7, float("nan"), 0.7, 0.1])
     saved = {}
@@ -372,7 +482,8 @@ def test_the_best_weights_are_those_of_their_epoch_though_saved_later(tmp_path):
 
 
 def test_a_failure_in_mid_write_leaves_the_former_checkpoint(tmp_path, monkeypatch):
-    train(tmp_path, num_epochs=1)
+    with pytest.raises(SystemExit):
+        train(tmp_path, max_minutes=1e-9)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
     def full_disk(content, path):
@@ -382,7 +493,7 @@ def test_a_failure_in_mid_write_leaves_the_former_checkpoint(tmp_path, monkeypat
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        train(tmp_path, resume="none", num_epochs=1)
+        train(tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -464,6 +575,27 @@ def test_ranks_add_up_to_one_process(tmp_path, world_size):
     for found, expected in zip(log_of(folder), log_of(tmp_path / "alone"), strict=True):
         assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
         assert sum(found["predicted"]) == pytest.approx(sum(expected["predicted"]), abs=20)
+
+
+def test_sigterm_to_one_rank_stops_all(tmp_path):
+    def start(name):
+        store = tmp_path / name
+        return [in_child(lambda r=r: rank_of(r, 2, store, tmp_path, {"dataset": Slow()})) for r in range(2)]
+
+    children = start("first")
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
+        assert all(child.is_alive() for child in children)
+        time.sleep(0.005)
+    os.kill(children[1].pid, signal.SIGTERM)
+    for child in children:
+        child.join(30)
+    assert [child.exitcode for child in children] == [143, 143]
+    assert not torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["finished"]
+    children = start("second")
+    for child in children:
+        child.join(30)
+    assert [child.exitcode for child in children] == [0, 0]
+    assert [line["epoch"] for line in log_of(tmp_path)] == [1, 2, 3]
 
 
 def test_options_of_the_command_line_are_those_of_fit():
