@@ -76,6 +76,7 @@ class Wandb:
             self._run = wandb.init(mode=wandb_mode(), **options)
         except Exception as error:  # wandb raises what its network library does; none of it may stop a training
             log.warning("wandb is out of reach (%s): recording offline", " ".join(str(error).split()))
+            wandb.teardown()  # its service holds on to the run's id
             self._run = wandb.init(mode="offline", **options)
 
     def _id(self, resumed: bool) -> str:

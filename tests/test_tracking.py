@@ -28,7 +28,9 @@ def wandb(monkeypatch, tmp_path):
     calls = []
     run = SimpleNamespace(log=lambda *a, **k: calls.append(("log", a, k)), finish=lambda: calls.append("finish"))
     fake = SimpleNamespace(
-        init=lambda **options: calls.append(("init", options)) or run, Settings=lambda **options: options
+        init=lambda **options: calls.append(("init", options)) or run,
+        Settings=lambda **options: options,
+        teardown=lambda: calls.append("teardown"),
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -106,7 +108,8 @@ def test_a_login_without_a_network_is_recorded_offline(wandb, tmp_path, monkeypa
     run = tracking.Wandb("project", "run", {}, tmp_path)
     run.start(resumed=False)
     run.log({"epoch": 1})
-    assert wandb[0][1]["mode"] == "offline" and wandb[1][0] == "log"
+    assert wandb[0] == "teardown"  # wandb itself would refuse the same id
+    assert wandb[1][1]["mode"] == "offline" and wandb[2][0] == "log"
     assert caplog.messages == ["wandb is out of reach (no route to host): recording offline"]
 
 

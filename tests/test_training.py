@@ -521,6 +521,14 @@ def test_evaluation_is_in_eval_mode_without_gradients_and_training_goes_on(tmp_p
     assert model[1].num_batches_tracked.item() == EPOCHS * STEPS
 
 
+def test_workers_do_not_outlive_a_training_that_stops(tmp_path):
+    with pytest.raises(SystemExit):  # as long as it is looked at, its frames hold the loader
+        try:
+            train(tmp_path, num_workers=2, max_minutes=1e-9)
+        finally:
+            assert not multiprocessing.active_children()
+
+
 def test_workers_change_nothing(undisturbed, tmp_path):
     model, _ = train(tmp_path, num_workers=2)
     assert_same_weights(model, undisturbed.model)
