@@ -132,13 +132,15 @@ def test_second_run_into_the_same_output_is_refused_by_name(tmp_path):
 
 def test_a_forked_worker_does_not_hold_the_runs_lock(tmp_path):
     """It may outlive a killed run: the next must not be refused because of it."""
-    read, written = os.pipe()
+    (read, written), (heard, told) = os.pipe(), os.pipe()
     with shards.locked(tmp_path / "lock"):
         worker = os.fork()
         if worker == 0:
             os.close(written)
+            os.write(told, b"!")
             os.read(read, 1)  # until the end of the test
             os._exit(0)
+        os.read(heard, 1)  # the worker runs, and has let go
         (held,) = shards._held
         with pytest.raises(DataError, match="another run"), shards.locked(tmp_path / "lock"):
             pass  # the fork has not given it back for us
