@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 import constants
-from chexseg import cli, mask_files, masks, provenance, shards
+from chexseg import cli, image_lines, mask_files, masks, provenance, shards
 from chexseg.data import patient_of
 from chexseg.errors import DataError
 
@@ -59,7 +59,7 @@ def split_by_patient(ids: Sequence[str], count: int, seed: int) -> tuple[list[st
 
 def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, args: argparse.Namespace) -> None:
     mask_files.write(path, ((image_id, source[image_id]) for image_id in ids))
-    record = provenance.describe(vars(args), [source.path], code=[mask_files])
+    record = provenance.describe(vars(args), [source.path], code=[mask_files, image_lines])
     shards.seal(path, record, provenance.fingerprint(record))
     log.info("%s: %d images", path, len(ids))
 

@@ -25,6 +25,7 @@ from chexseg import (
     distributed,
     draws,
     hdf5_files,
+    image_lines,
     irnet,
     irnet_data,
     mask_files,
@@ -167,11 +168,13 @@ def main(args: argparse.Namespace) -> None:
     build(
         "cams",
         lambda rows: shards.ordered_map(partial(threshold, films), rows, args.num_workers),
-        provenance.describe({"image_size": films.size}, saved(films.path), [hdf5_files, mask_files, masks]),
+        provenance.describe(
+            {"image_size": films.size}, saved(films.path), [hdf5_files, image_lines, mask_files, masks]
+        ),
     )
     arguments = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
     inputs = [*saved(films.path), weights, *gates]
-    code = [affinity, data, hdf5_files, irnet, irnet_data, mask_files, masks, walks]
+    code = [affinity, data, hdf5_files, image_lines, irnet, irnet_data, mask_files, masks, walks]
     build("irnet", walked, provenance.describe(arguments | {"image_size": films.size}, inputs, code))
 
 

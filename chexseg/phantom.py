@@ -8,7 +8,8 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ import cv2
 from tqdm import tqdm
 
 from chexseg import (
+    image_lines,
     phantom_anatomy,
     phantom_canvas,
     phantom_film,
@@ -189,20 +191,25 @@ def _write_split(spec: Spec, split: str, root: Path, gt_dir: Path, finished: dic
     if intact and not jobs.images:
         log.info("%s: up to date", folder)
         return targets
-    found = {}
-    with tqdm(total=jobs.images, desc=f"phantom X-rays, {split}", unit="image", mininterval=0.5) as bar:
-        for results in shards.ordered_map(work, jobs, num_workers):
-            if with_annotations:
-                found |= {path: rest for path, *rest in results}
-            bar.update(len(results))
-    if not intact:
-        _write_labels(targets[0], spec, split, found)
-        for reader, path in enumerate(targets[1:]):
-            _write_annotations(path, found, reader, VALID_NAMES if split == "valid" else {})
+    names = VALID_NAMES if split == "valid" else {}
+    outlined = {}  # by the first reader: the labels agree with it
+    with ExitStack() as files:
+        # The last entered is renamed first: the files appear in their order, after the labels.
+        paths = targets[:0:-1] if with_annotations else []
+        readers = [files.enter_context(image_lines.writer(path)) for path in paths][::-1]
+        with tqdm(total=jobs.images, desc=f"phantom X-rays, {split}", unit="image", mininterval=0.5) as bar:
+            for results in shards.ordered_map(work, jobs, num_workers):
+                for path, size, *found in results if with_annotations else ():
+                    outlined[path] = frozenset(map(sys.intern, found[0]))
+                    for reader, add in enumerate(readers):
+                        _add_annotations(add, path, size, found, reader, names)
+                bar.update(len(results))
+        if not intact:
+            _write_labels(targets[0], spec, split, outlined)
     return targets
 
 
-def _write_labels(path: Path, spec: Spec, split: str, found: dict) -> None:
+def _write_labels(path: Path, spec: Spec, split: str, outlined: dict[str, frozenset]) -> None:
     """train.csv and valid.csv as in CheXpert; test_labels.csv as in CheXlocalize, without Frontal/Lateral and AP/PA."""
     about = ["Sex", "Age", "Frontal/Lateral", "AP/PA"] if split != "test" else []
     with shards.atomic(path) as temporary, open(temporary, "w", newline="") as file:
@@ -213,21 +220,17 @@ def _write_labels(path: Path, spec: Spec, split: str, found: dict) -> None:
             truth = None if split == "train" else study.present
             if truth is not None and view.is_frontal:
                 # An expert's 1 means that there is something to outline.
-                truth = (truth - set(TASKS)) | set(found[view.path][1])
+                truth = (truth - set(TASKS)) | outlined[view.path]
             side = ["Frontal", "AP" if study.ap else "PA"] if view.is_frontal else ["Lateral", ""]
             person = [study.patient.sex, study.patient.age, *side] if about else []
             prefix = TESTS if split == "test" else f"{RELEASE}/{split}"
             writer.writerow([f"{prefix}/{view.path}", *person, *labels(view, truth)])
 
 
-def _write_annotations(path: Path, found: dict, reader: int, names: dict) -> None:
-    """A reader's polygons. Images without a finding are absent, as in CheXlocalize; the second reader was given those
-    that the first outlined something in, and may have found nothing there."""
-    annotations = {}
-    for image, (size, *readers) in found.items():
-        polygons = readers[reader]
-        if polygons or (reader and readers[0]):
-            image_id = image.removesuffix(".jpg").replace("/", "_")
-            annotations[image_id] = {"img_size": list(size), **{names.get(t, t): p for t, p in polygons.items()}}
-    with shards.atomic(path) as temporary:
-        temporary.write_text(json.dumps(annotations))
+def _add_annotations(add: Callable, path: str, size: tuple, found: list[dict], reader: int, names: dict) -> None:
+    """A reader's polygons of an image. Images without a finding are absent, as in CheXlocalize; the second reader was
+    given those that the first outlined something in, and may have found nothing there."""
+    polygons = found[reader]
+    if polygons or (reader and found[0]):
+        image_id = path.removesuffix(".jpg").replace("/", "_")
+        add(image_id, {"img_size": list(size), **{names.get(t, t): p for t, p in polygons.items()}})

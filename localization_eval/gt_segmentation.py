@@ -9,11 +9,12 @@ Every image of the annotations gets a mask of every task at its own size; a task
 import argparse
 import logging
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import constants
-from chexseg import cli, mask_files, masks, provenance, shards
+from chexseg import cli, image_lines, mask_files, masks, provenance, shards
 from chexseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fill(item: tuple[str, tuple[int, int], dict[str, list]], path: Path, tasks: tuple[str, ...]) -> tuple[str, dict]:
+class Chosen:
+    """Some images of an annotation file, each read when its turn comes."""
+
+    def __init__(self, annotations: mask_files.PolygonFile, ids: Sequence[str]):
+        self.annotations, self.ids = annotations, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[int, int], mask_files.Polygons]]:
+        return ((image_id, *self.annotations[image_id]) for image_id in self.ids)
+
+
+def fill(
+    item: tuple[str, tuple[int, int], mask_files.Polygons], path: Path, tasks: tuple[str, ...]
+) -> tuple[str, dict]:
     """(image id, size, polygons by task) -> (image id, masks by task)."""
     image_id, size, polygons = item
     nothing = masks.empty(size)
@@ -46,24 +62,26 @@ def main(args: argparse.Namespace) -> None:
     stem = path.stem.removeprefix("gt_annotations_").removesuffix("_annotations")
     output = args.output_path or path.with_name(f"{stem}_encoded.json")
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    items = {item[0]: item for item in mask_files.read_polygons(path, constants.ALIASES)}
-    if not items:
+    annotations = mask_files.PolygonFile(path, constants.ALIASES)
+    if not annotations:
         raise DataError(f"{path}: no annotated image in it")
-    found = Counter(task for _, _, polygons in items.values() for task, outlines in polygons.items() if outlines)
+    found, blank = Counter(), 0
+    for _, polygons in annotations.values():
+        found.update(task for task, outlines in polygons.items() if outlines)
+        blank += not any(polygons.get(task) for task in tasks)
     for task in sorted(set(found) - set(tasks)):
         log.warning("%s: %d images have polygons of %r, which is not written (see --tasks)", path, found[task], task)
-    blank = sum(not any(polygons.get(task) for task in tasks) for _, _, polygons in items.values())
-    log.info("%s: %d images, %d of them without a polygon", path, len(items), blank)
+    log.info("%s: %d images, %d of them without a polygon", path, len(annotations), blank)
     log.info("images with a polygon: %s", ", ".join(f"{task} {found[task]}" for task in tasks))
     shards.build(
         output,
-        list(items),
+        list(annotations),
         process=lambda ids: shards.ordered_map(
-            partial(fill, path=path, tasks=tasks), [items[i] for i in ids], args.num_workers
+            partial(fill, path=path, tasks=tasks), Chosen(annotations, ids), args.num_workers
         ),
         write=mask_files.write_part,
         merge=mask_files.merge_parts,
-        record=provenance.describe(vars(args), [path], code=[masks, mask_files]),
+        record=provenance.describe(vars(args), [path], code=[masks, mask_files, image_lines]),
         shard_size=args.shard_size,
         describe="masks of polygons",
     )

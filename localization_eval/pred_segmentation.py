@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import constants
-from chexseg import cli, mask_files, masks, provenance, saliency_masks, shards
+from chexseg import cli, image_lines, mask_files, masks, provenance, saliency_masks, shards
 from chexseg.errors import UsageError
 from chexseg.saliency import SaliencyMaps
 
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     )
     output = args.output_path or (folder if folder.is_dir() else folder.parent) / "seg_labels_encoded.json"
     record = provenance.describe(
-        vars(args), [args.threshold_path, args.prob_cutoff_path], code=[masks, mask_files, saliency_masks]
+        vars(args), [args.threshold_path, args.prob_cutoff_path], code=[masks, mask_files, image_lines, saliency_masks]
     )
     record["inputs"][str(store.path)] = make.fingerprint
     shards.build(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexseg import data, mask_files, masks, metrics, saliency
+from chexseg import data, image_lines, mask_files, masks, metrics, saliency
 from chexseg.errors import DataError, UsageError
 from chexseg.mask_files import MaskFile
 
@@ -185,6 +185,29 @@ def test_gt_segmentation_leaves_nothing_of_bad_annotations(tmp_path, content):
     ):
         run("localization_eval/gt_segmentation.py", "--ann_path", path)
     assert not (tmp_path / "valid_encoded.json").exists()
+
+
+def test_gt_segmentation_of_any_layout_gives_the_same_bytes(tmp_path):
+    annotations = {
+        name(i): {"img_size": [9, 8], "Edema": [[[i, 1], [5.5, 1], [5, 7]]], "Lung Opacity": [[[0, i]]]}
+        for i in range(4)
+    }
+    ours, theirs, made = tmp_path / "ours.json", tmp_path / "theirs.json", []
+    with image_lines.writer(ours) as add:
+        for image_id, entry in annotations.items():
+            add(image_id, entry)
+    theirs.write_text(json.dumps(annotations))
+    for path in (ours, theirs):
+        output = tmp_path / f"{path.stem}_masks.json"
+        run("localization_eval/gt_segmentation.py", "--ann_path", path, "--output_path", output)
+        made.append(output.read_bytes())
+    assert made[0] == made[1]
+    found = MaskFile(output)
+    assert list(found) == list(annotations)
+    for image_id, entry in annotations.items():
+        for task, key in (("Edema", "Edema"), ("Airspace Opacity", "Lung Opacity")):
+            expected = masks.from_polygons(entry[key], (9, 8))
+            np.testing.assert_array_equal(masks.decode([found[image_id][task]])[0], expected)
 
 
 # create_train_set_subsets.py

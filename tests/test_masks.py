@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 from scipy.ndimage import binary_fill_holes
 
-from chexseg import data, mask_files, masks
+from chexseg import data, image_lines, mask_files, masks
 from chexseg.errors import DataError
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -449,25 +449,69 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["masks.json"]
 
 
-def test_read_polygons(tmp_path):
+SQUARE = [[0, 0], [2, 0], [2.5, 2], [0, 2]]
+OUTLINES = {
+    "a": {"img_size": [5, 6], "Lung Opacity": [SQUARE], "Airspace Opacity": [SQUARE]},
+    "b": {"img_size": [3, 4]},
+    'c": {"': {"img_size": [3, 4], "Edema": []},
+}
+
+
+def write_outlines(path, layout, content=OUTLINES):
+    if layout != "ours":
+        path.write_text(json.dumps(content, indent={"one line": None, "indented": 2}[layout]))
+        return
+    with image_lines.writer(path) as add:
+        for image_id, entry in content.items():
+            add(image_id, entry)
+
+
+@pytest.mark.parametrize("layout", ["ours", "one line", "indented"])
+def test_polygons_of_any_layout(tmp_path, layout):
     path = tmp_path / "gt.json"
-    square = [[0, 0], [2, 0], [2, 2], [0, 2]]
-    path.write_text(
-        json.dumps(
-            {
-                "a": {"img_size": [5, 6], "Lung Opacity": [square], "Airspace Opacity": [square]},
-                "b": {"img_size": [3, 4]},
-            }
-        )
-    )
-    read = list(mask_files.read_polygons(path, {"Lung Opacity": "Airspace Opacity"}))
-    assert read == [("a", (5, 6), {"Airspace Opacity": [square, square]}), ("b", (3, 4), {})]
-    for content, message in [
+    write_outlines(path, layout)
+    assert json.loads(path.read_text()) == OUTLINES
+    read = mask_files.PolygonFile(path, {"Lung Opacity": "Airspace Opacity"})
+    assert bool(read._whole) == (layout != "ours")
+    for copy in (read, pickle.loads(pickle.dumps(read))):
+        assert list(copy.items()) == [
+            ("a", ((5, 6), {"Airspace Opacity": [SQUARE, SQUARE]})),
+            ("b", ((3, 4), {})),
+            ('c": {"', ((3, 4), {"Edema": []})),
+        ]
+
+
+@pytest.mark.parametrize("layout", ["ours", "one line"])
+@pytest.mark.parametrize(
+    "content, message",
+    [
         ({"a": {}}, "a: no img_size"),
-        ({"a": {"img_size": [0, 4]}}, "img_size cannot be 0 x 4"),
+        ({"a": {"img_size": [0, 4]}}, "a: img_size cannot be 0 x 4"),
         ({"a": {"img_size": [3, 4], "Edema": 5}}, "a: Edema: '5' is not a list"),
-        ([], "found a list"),
-    ]:
-        path.write_text(json.dumps(content))
-        with pytest.raises(DataError, match=message):
-            list(mask_files.read_polygons(path, {}))
+    ],
+)
+def test_bad_polygons_are_named(tmp_path, layout, content, message):
+    path = tmp_path / "gt.json"
+    write_outlines(path, layout, content)
+    with pytest.raises(DataError, match=f"gt.json: {message}"):
+        dict(mask_files.PolygonFile(path))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{\n"a": {"img_size": [3, 4]},\n"b": {"img_size": [3, 4], "Edema": [[[0, 0]}\n}\n', "b: damaged line"),
+        ('{\n"a": {"img_size": [3, 4]},\n"b": {"img_size"', "not whole JSON"),
+        ('{\n"a": {"img_size": [3, 4]},\n"a": {"img_size": [3, 4]}\n}\n', "a occurs twice"),
+        ("[]", "found a list"),
+        ("", "the file is empty"),
+    ],
+)
+def test_a_damaged_polygon_file_is_named(tmp_path, text, message):
+    path = tmp_path / "gt.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=f"gt.json: .*{message}"):
+        dict(mask_files.PolygonFile(path))
+    path.unlink()
+    with pytest.raises(DataError, match="gt.json: no such annotation file"):
+        mask_files.PolygonFile(path)

@@ -17,7 +17,7 @@ import pytest
 
 import constants
 import make_synthetic_chexpert
-from chexseg import phantom, phantom_patients
+from chexseg import image_lines, phantom, phantom_patients
 from chexseg.errors import DataError
 from chexseg.phantom_images import annotate
 from chexseg.phantom_patients import (
@@ -125,6 +125,62 @@ def test_polygons_lie_in_the_image_and_agree_with_the_labels(tiny):
     valid = json.loads((tiny / "labels" / "gt_annotations_valid.json").read_text())
     names = {task for image in valid.values() for task in image}
     assert {"Lung Opacity", "Support Device"} <= names, "real files use aliases, so this one does"
+
+
+def test_readers_files_hold_a_line_for_each_image_with_a_finding(tiny):
+    """Against all readers' polygons gathered in one dictionary."""
+    for split, readers in (("valid", ["gt"]), ("test", ["gt", "human"])):
+        names = phantom.VALID_NAMES if split == "valid" else {}
+        expected = [{} for _ in readers]
+        for view in (view for patient in phantom_patients.views(TINY, split) for view in patient):
+            picture, *found = annotate(view, TINY.size)
+            for reader, polygons in enumerate(found[: len(readers)]):
+                if polygons or (reader and found[0]):
+                    image_id = view.path[:-4].replace("/", "_")
+                    entry = {"img_size": picture.shape} | {names.get(t, t): p for t, p in polygons.items()}
+                    expected[reader][image_id] = json.loads(json.dumps(entry))
+        for reader, entries in zip(readers, expected, strict=True):
+            path = tiny / "labels" / f"{reader}_annotations_{split}.json"
+            assert list(json.loads(path.read_text()).items()) == list(entries.items())
+            lines = path.read_text().splitlines()
+            assert len(entries) > 3 and [json.loads(f"{{{line.rstrip(',')}}}") for line in lines[1:-1]] == [
+                {image_id: entry} for image_id, entry in entries.items()
+            ]
+
+
+def test_a_reader_who_found_nothing_has_a_size(tmp_path):
+    path, nothing = tmp_path / "a.json", {}
+    for reader, first, expected in ((1, {"Edema": []}, {"p_v": {"img_size": [3, 4]}}), (1, {}, {}), (0, {}, {})):
+        found = [first, nothing] if reader else [nothing, {"Edema": []}]
+        with image_lines.writer(path) as add:
+            phantom._add_annotations(add, "p/v.jpg", (3, 4), found, reader, {})
+        assert json.loads(path.read_text()) == expected
+
+
+def test_files_appear_whole_and_in_their_order(tmp_path, monkeypatch):
+    order, labels = [], tmp_path / "labels"
+    replace_file, work = os.replace, phantom.work
+
+    def note(source, target):
+        if Path(target).parent == labels:
+            order.append(Path(target).name)
+        replace_file(source, target)
+
+    def fail(job):
+        if "test" in job.folder.name:
+            raise RuntimeError("stop")
+        return work(job)
+
+    monkeypatch.setattr(phantom, "work", fail)
+    spec = Spec(1, 1, 2, 64, 0, cover=True)
+    with pytest.raises(RuntimeError, match="stop"):
+        phantom.generate(spec, tmp_path, labels)
+    assert sorted(p.name for p in labels.iterdir()) == ["gt_annotations_valid.json", "phantom.manifest.json"]
+    monkeypatch.setattr(phantom, "work", work)
+    monkeypatch.setattr(os, "replace", note)
+    phantom.generate(spec, tmp_path, labels)
+    names = ["test_labels.csv", "gt_annotations_test.json", "human_annotations_test.json"]
+    assert [name for name in order if name in names] == names
 
 
 def test_same_bytes_with_workers_other_counts_and_a_lesser_processor(tiny, tmp_path):
