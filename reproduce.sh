@@ -2,7 +2,7 @@
 # From X-rays to the paper's table, every stage for real.
 #
 #   bash reproduce.sh            phantom X-rays in ./workspace; about 8 minutes on 2 cores after installation
-#   bash reproduce.sh tiny       the same on 64-pixel phantoms, in about a minute
+#   bash reproduce.sh tiny       the same on 64-pixel phantoms, in some two minutes
 #   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
 #   --workspace DIR              everything under DIR instead of ./workspace
