@@ -10,6 +10,7 @@ Any other layout of the same JSON is read too, as one dictionary. What stands in
 
 import json
 import mmap
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,8 +117,9 @@ class ImageFile(Mapping[str, T]):
             raise DataError(f"{self.path}: {image_id}: damaged line ({error}); make the file again") from error
         return self._checked(image_id, entry)
 
+    @abstractmethod
     def _checked(self, image_id: str, entry: Any) -> T:
-        raise NotImplementedError
+        """The image's entry in the one form that the rest of the code expects; DataError where it is not one."""
 
 
 class _Twice(Exception):
