@@ -15,9 +15,10 @@ from itertools import groupby
 from pathlib import Path
 
 import constants
-from chexseg import cli, image_lines, mask_files, masks, provenance, shards
-from chexseg.data import patient_of
+from chexseg.data import mask_files, rle
+from chexseg.data.chexpert import patient_of
 from chexseg.errors import DataError
+from chexseg.runtime import cli, provenance, shards
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def split_by_patient(ids: Sequence[str], count: int, seed: int) -> tuple[list[st
 
 def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, args: argparse.Namespace) -> None:
     mask_files.write(path, ((image_id, source[image_id]) for image_id in ids))
-    record = provenance.describe(vars(args), [source.path], code=[mask_files, image_lines])
+    record = provenance.describe(vars(args), [source.path], code=__file__)
     shards.seal(path, record, provenance.fingerprint(record))
     log.info("%s: %d images", path, len(ids))
 
@@ -73,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
     source = mask_files.MaskFile(path, constants.ALIASES)
     ids = sorted(source)
     if args.masks_path and args.only_with_finding:
-        ids = [image_id for image_id in ids if masks.area(list(source[image_id].values())).any()]
+        ids = [image_id for image_id in ids if rle.area(list(source[image_id].values())).any()]
         log.info("%s: %d of %d images show a finding", path, len(ids), len(source))
     if len(ids) < args.subset_len:
         raise DataError(f"{path}: {len(ids)} images; --subset_len {args.subset_len} asks for more")

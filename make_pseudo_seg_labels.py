@@ -18,25 +18,15 @@ import numpy as np
 import torch
 
 import constants
-from chexseg import (
-    affinity,
-    cli,
-    data,
-    distributed,
-    draws,
-    hdf5_files,
-    image_lines,
-    irnet,
-    irnet_data,
-    mask_files,
-    masks,
-    provenance,
-    saliency,
-    shards,
-    training,
-)
-from chexseg import random_walk as walks
+from chexseg.classifier import saliency_masks, saliency_store
+from chexseg.data import chexpert, mask_files, rle
+from chexseg.data.images import normalise
 from chexseg.errors import DataError, UsageError
+from chexseg.irnet import boundary_net, random_walk
+from chexseg.irnet.dataset import OtherFilms, TrainFilms
+from chexseg.runtime import cli, distributed, provenance, shards
+from chexseg.runtime.workers import ordered_map
+from chexseg.training import draws, loop
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threshold", type=cli.fraction, default=0.6, help="foreground above this part of a score's maximum")
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
     add("--image_size", type=cli.positive_int, help="side of the network's input, --irn_is_training False [the maps']")
-    add("--precision", choices=training.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--precision", choices=loop.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
     cli.add_run_options(parser)
     return parser
 
@@ -87,18 +77,18 @@ def present_findings(args: argparse.Namespace, run: Path, films) -> tuple[np.nda
     if args.gate == "none":
         return np.ones((len(films.ids), len(films.tasks)), bool), []
     if args.gate == "probability" or not (args.irn_is_training or args.csv_path):
-        maps = saliency.SaliencyMaps(run)
+        maps = saliency_store.SaliencyMaps(run)
         return probabilities(maps, films.ids)[:, maps.task_rows(films.tasks)] >= args.gate_probability, saved(maps.path)
-    path = args.csv_path or data.split_csv(constants.data_dir(), "train")
-    frame = data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
-    return data.present(frame, films.ids, films.tasks, uncertain=args.uncertain_is_present), [path]
+    path = args.csv_path or chexpert.split_csv(constants.data_dir(), "train")
+    frame = chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
+    return chexpert.present(frame, films.ids, films.tasks, uncertain=args.uncertain_is_present), [path]
 
 
-def probabilities(maps: saliency.SaliencyMaps, ids: Sequence[str]) -> np.ndarray:
+def probabilities(maps: saliency_store.SaliencyMaps, ids: Sequence[str]) -> np.ndarray:
     """(N, all tasks of the maps) float32, from a store in one go."""
     if maps.path.is_dir():
         return np.stack([maps[name]["probabilities"] for name in ids])
-    table = saliency.read_predictions(maps.path)
+    table = saliency_store.read_predictions(maps.path)
     places = table.index.get_indexer(ids)
     if (places < 0).any():
         raise DataError(f"{maps.path}: no saliency map of {ids[places.argmin()]}; run test.py on a set that has it")
@@ -106,30 +96,30 @@ def probabilities(maps: saliency.SaliencyMaps, ids: Sequence[str]) -> np.ndarray
 
 
 def encoded(films, row: int, stack: np.ndarray) -> tuple[str, dict]:
-    return films.ids[row], dict(zip(films.tasks, masks.encode(stack), strict=True))
+    return films.ids[row], dict(zip(films.tasks, rle.encode(stack), strict=True))
 
 
 def threshold(films, row: int) -> tuple[str, dict]:
     """The masks of stage 2."""
     film = films(row)
-    return encoded(films, row, masks.threshold_maps(film.maps, film.size, network_size=film.pixels.shape))
+    return encoded(films, row, saliency_masks.threshold_maps(film.maps, film.size, network_size=film.pixels.shape))
 
 
 def main(args: argparse.Namespace) -> None:
     run, device = run_folder(args.irn_pseudo_labels_save_dir), distributed.device(args.device)
     if args.irn_is_training:
-        films = irnet_data.TrainFilms(run)
+        films = TrainFilms(run)
     else:
-        films = irnet_data.OtherFilms(run, constants.LOCALIZATION_TASKS, constants.data_dir(), args.image_size)
+        films = OtherFilms(run, constants.LOCALIZATION_TASKS, constants.data_dir(), args.image_size)
     weights = Path(args.irn_best_model_name)
     weights = weights if weights.is_file() else constants.irnet_dir() / weights
-    model, spec = irnet.load(weights)
+    model, spec = boundary_net.load(weights)
     model.to(device)
     present, gates = present_findings(args, run, films)
     walk = {"beta": args.beta, "exp_times": args.exp_times, "radius": args.radius}
 
     def walked(rows: Sequence[int]) -> Iterator[tuple[str, dict]]:
-        stream = shards.ordered_map(films, rows, args.num_workers)
+        stream = ordered_map(films, rows, args.num_workers)
         for batch in draws.fixed_places(rows, args.batch_size):
             places = [place for place, row in enumerate(batch) if row is not None]
             some = [(batch[place], next(stream)) for place in places]
@@ -137,16 +127,16 @@ def main(args: argparse.Namespace) -> None:
             for place, (_, film) in zip(places, some, strict=True):
                 filled[place] = film.pixels
             pixels = torch.from_numpy(np.stack(filled)).to(device)
-            with torch.inference_mode(), training.autocast(device, args.precision):
-                boundary = walks.mirrored_boundary(model, data.normalise(pixels, spec.normalisation))[places]
+            with torch.inference_mode(), loop.autocast(device, args.precision):
+                boundary = random_walk.mirrored_boundary(model, normalise(pixels, spec.normalisation))[places]
             maps = torch.from_numpy(np.stack([film.maps for _, film in some])).to(device)
             allowed = torch.from_numpy(present[[row for row, _ in some]]).to(device)
-            scores = walks.pseudo_scores(maps, boundary, allowed, **walk)
+            scores = random_walk.pseudo_scores(maps, boundary, allowed, **walk)
             # Masks of a training set are of one size; of originals one image fills much of a small GPU.
             step = len(some) if args.irn_is_training else 1
             for start in range(0, len(some), step):
                 group = some[start : start + step]
-                stacks = walks.masks_from_scores(
+                stacks = random_walk.masks_from_scores(
                     scores[start : start + step], group[0][1].size, threshold=args.threshold
                 )
                 for (row, _), stack in zip(group, stacks.cpu().numpy(), strict=True):
@@ -167,15 +157,12 @@ def main(args: argparse.Namespace) -> None:
 
     build(
         "cams",
-        lambda rows: shards.ordered_map(partial(threshold, films), rows, args.num_workers),
-        provenance.describe(
-            {"image_size": films.size}, saved(films.path), [hdf5_files, image_lines, mask_files, masks]
-        ),
+        lambda rows: ordered_map(partial(threshold, films), rows, args.num_workers),
+        provenance.describe({"image_size": films.size}, saved(films.path), code=__file__),
     )
     arguments = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
     inputs = [*saved(films.path), weights, *gates]
-    code = [affinity, data, hdf5_files, image_lines, irnet, irnet_data, mask_files, masks, walks]
-    build("irnet", walked, provenance.describe(arguments | {"image_size": films.size}, inputs, code))
+    build("irnet", walked, provenance.describe(arguments | {"image_size": films.size}, inputs, code=__file__))
 
 
 def saved(path: Path) -> list[Path]:

@@ -16,9 +16,10 @@ from pathlib import Path
 import cv2
 
 import constants
-from chexseg import cli, phantom
 from chexseg.errors import UsageError
-from chexseg.phantom_patients import PRESETS
+from chexseg.phantom import dataset
+from chexseg.phantom.patients import PRESETS
+from chexseg.runtime import cli
 
 SMALLEST = 32  # pixels: below, a nodule is less than one
 
@@ -53,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     out_dir = constants.data_dir() if args.out_dir is None else args.out_dir.expanduser()
     gt_dir = args.gt_out or (constants.gt_dir(create=True) if args.out_dir is None else out_dir / "labels")
     cv2.setNumThreads(1)  # films are small: processes help, threads do not
-    phantom.generate(spec, out_dir, gt_dir.expanduser(), num_workers=args.num_workers, overwrite=args.overwrite)
+    dataset.generate(spec, out_dir, gt_dir.expanduser(), num_workers=args.num_workers, overwrite=args.overwrite)
     print(f"{out_dir}: {spec.num_train} training, {spec.num_valid} validation and {spec.num_test} test images")
 
 

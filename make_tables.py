@@ -13,9 +13,13 @@ import logging
 from pathlib import Path
 
 import constants
-from chexseg import bootstrap, cli, data, mask_files, metrics, provenance, report, shards, sheet
+from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.data import chexpert, mask_files
+from chexseg.data.images import read_image
 from chexseg.errors import DataError, UsageError
-from chexseg.saliency import SaliencyMaps
+from chexseg.evaluation import figure, tables
+from chexseg.runtime import cli, provenance
+from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)
 SHORT = {
@@ -23,7 +27,7 @@ SHORT = {
     "weak_irnet": "Weak (IRNet)",
     "full": "Fully supervised",
     "chexseg": "CheXseg",
-    report.HUMAN: "Second reader",
+    tables.HUMAN: "Second reader",
 }
 
 
@@ -57,27 +61,27 @@ def main(args: argparse.Namespace) -> None:
     paths = dict(args.method)
     if len(paths) < len(args.method):
         raise UsageError("--method: each name once")
-    if report.HUMAN in paths:
-        raise UsageError(f"--method {report.HUMAN}=...: give the second reader's masks with --human")
+    if tables.HUMAN in paths:
+        raise UsageError(f"--method {tables.HUMAN}=...: give the second reader's masks with --human")
     if args.human:
-        paths[report.HUMAN] = args.human
+        paths[tables.HUMAN] = args.human
     if not paths:
         raise UsageError("give at least one --method NAME=FILE, or --human FILE")
     truth_path = args.ground_truth or constants.gt_dir() / "test_encoded.json"
     truth = mask_files.MaskFile(truth_path, constants.ALIASES)
     methods = {name: mask_files.MaskFile(path, constants.ALIASES) for name, path in paths.items()}
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    found = report.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed)
+    found = tables.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed)
     for note in found.notes:
         log.warning(note)
     folder = args.output_dir
-    text = report.markdown(found, report.read_timings(folder / "timings.csv"))
-    with shards.atomic(folder / "table.csv") as temporary:
-        report.long_table(found).to_csv(temporary, index=False, float_format="%.6f")
-    with shards.atomic(folder / "table.md") as temporary:
+    text = tables.markdown(found, tables.read_timings(folder / "timings.csv"))
+    with atomic(folder / "table.csv") as temporary:
+        tables.long_table(found).to_csv(temporary, index=False, float_format="%.6f")
+    with atomic(folder / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     inputs = [truth_path, *paths.values(), args.pseudo]
-    record = provenance.describe(vars(args), inputs, code=[report, sheet, bootstrap, metrics])
+    record = provenance.describe(vars(args), inputs, code=__file__)
     provenance.write(folder / "table.manifest.json", record)
     print(text)
     if args.num_examples:
@@ -85,24 +89,24 @@ def main(args: argparse.Namespace) -> None:
     log.info("%s: table.csv, table.md%s", folder, " and sheet.png" if args.num_examples else "")
 
 
-def draw_sheet(args: argparse.Namespace, truth, methods, found: report.Comparison) -> None:
+def draw_sheet(args: argparse.Namespace, truth, methods, found: tables.Comparison) -> None:
     """The picture of `--num_examples` images; those in every file are preferred."""
     everywhere = [image for image in found.images if all(image in masks for masks in methods.values())]
-    chosen = args.examples or sheet.choose(truth, everywhere or found.images, found.tasks, args.num_examples)
+    chosen = args.examples or figure.choose(truth, everywhere or found.images, found.tasks, args.num_examples)
     for image in chosen:
         if image not in truth:
             raise DataError(f"--examples {image}: not in the ground truth")
     image_dir = args.image_dir or constants.data_dir()
-    images = {image: data.read_image(data.find_image(image_dir, image)) for image in chosen}
+    images = {image: read_image(chexpert.find_image(image_dir, image)) for image in chosen}
     columns = []
     if args.maps:
-        columns.append(sheet.Column("Saliency map", maps=SaliencyMaps(args.maps)))
+        columns.append(figure.Column("Saliency map", maps=SaliencyMaps(args.maps)))
     if args.pseudo:
         pseudo = mask_files.MaskFile(args.pseudo, constants.ALIASES)
-        columns.append(sheet.Column("Pseudo mask", pseudo, against_truth=True))
-    columns += [sheet.Column(SHORT.get(name, name), masks, against_truth=True) for name, masks in methods.items()]
-    with shards.atomic(args.output_dir / "sheet.png") as temporary:
-        sheet.draw(temporary, images, truth, columns, found.tasks)
+        columns.append(figure.Column("Pseudo mask", pseudo, against_truth=True))
+    columns += [figure.Column(SHORT.get(name, name), masks, against_truth=True) for name, masks in methods.items()]
+    with atomic(args.output_dir / "sheet.png") as temporary:
+        figure.draw(temporary, images, truth, columns, found.tasks)
 
 
 if __name__ == "__main__":

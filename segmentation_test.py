@@ -16,22 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import constants
-from chexseg import (
-    bootstrap,
-    cli,
-    data,
-    distributed,
-    mask_files,
-    masks,
-    metrics,
-    prediction,
-    provenance,
-    segmentation,
-    shards,
-    training,
-)
+from chexseg.data import chexpert, mask_files
+from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
-from chexseg.mask_files import MaskFile
+from chexseg.evaluation import bootstrap, metrics
+from chexseg.runtime import cli, distributed, provenance, shards
+from chexseg.segmentation.dataset import locate
+from chexseg.segmentation.model import load_model
+from chexseg.segmentation.prediction import Originals, predict
+from chexseg.training import loop
 
 log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
@@ -58,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
-    add("--precision", choices=training.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--precision", choices=loop.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
     cli.add_run_options(parser, shard_size=64)
     return parser
 
@@ -91,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
 def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
     """Predict with one model and print its IoU."""
     device = distributed.device(args.device)
-    model, spec, _ = segmentation.load_model(model_path)
+    model, spec, _ = load_model(model_path)
     model.to(device)
     thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
     thresholds = read_thresholds(thresholds_path, len(spec.tasks))
@@ -99,14 +92,14 @@ def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
     truth = MaskFile(truth_path, constants.ALIASES)
     ids = sorted(truth)
     row_of = {name: row for row, name in enumerate(ids)}
-    paths = {name: segmentation.locate(constants.data_dir(), name, SPLITS) for name in ids}
+    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in ids}
 
     def process(names):
-        return prediction.predict(
+        return predict(
             model,
             spec,
             thresholds,
-            prediction.Originals(paths, names, spec.image_size),
+            Originals(paths, names, spec.image_size),
             batch_size=args.batch_size,
             device=device,
             precision=args.precision,
@@ -123,7 +116,7 @@ def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
         process=process,
         write=mask_files.write_part,
         merge=mask_files.merge_parts,
-        record=provenance.describe(arguments, inputs, code=[segmentation, prediction, data, masks]),
+        record=provenance.describe(arguments, inputs, code=__file__),
         shard_size=args.shard_size,
         describe="predicted masks",
         item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),
@@ -143,8 +136,8 @@ def report(predicted: MaskFile, truth: MaskFile, tasks: Sequence[str]) -> None:
         log.info("%s", note)
     listed = constants.gt_dir() / "test_labels.csv"
     if listed.is_file() and truth.path.parent == listed.parent:
-        frame = data.read_labels(listed, constants.OBSERVATIONS, constants.ALIASES)
-        if absent := [image for image in data.frontal(frame).index if image not in truth]:
+        frame = chexpert.read_labels(listed, constants.OBSERVATIONS, constants.ALIASES)
+        if absent := [image for image in chexpert.frontal(frame).index if image not in truth]:
             log.info(
                 "%d images of %s have no outline, so none is predicted: %s", len(absent), listed, metrics.some(absent)
             )

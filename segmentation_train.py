@@ -20,11 +20,22 @@ from pathlib import Path
 import torch
 
 import constants
-from chexseg import cli, distributed, draws, losses, pooled_iou, provenance, segmentation, tracking, training
-from chexseg.cache import SampleCache
+from chexseg.data.mask_files import MaskFile
+from chexseg.data.sample_cache import SampleCache
 from chexseg.errors import DataError, UsageError
-from chexseg.mask_files import MaskFile
-from chexseg.shards import atomic
+from chexseg.runtime import cli, distributed, provenance
+from chexseg.runtime.files import atomic
+from chexseg.segmentation.dataset import SegmentationSet, build_cache
+from chexseg.segmentation.evaluator import Evaluator, make_loss
+from chexseg.segmentation.model import (
+    ENCODER_WEIGHTS_TYPES,
+    SegmentationSpec,
+    build_model,
+    load_encoder,
+    normalisation_for,
+    save_model,
+)
+from chexseg.training import draws, loop, tracking
 
 log = logging.getLogger(__name__)
 # Options that only say where things are: what is in the files counts, not their names.
@@ -52,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--architecture", default="DeepLabV3Plus", help="any of segmentation_models_pytorch")
     add("--encoder", default="resnet18", help="any of its encoders")
     add("--decoder_channels", type=cli.positive_int, help="width of the decoder [the architecture's own, 256]")
-    add("--encoder_weights_type", choices=segmentation.ENCODER_WEIGHTS_TYPES, default="", help="what the weights are")
+    add("--encoder_weights_type", choices=ENCODER_WEIGHTS_TYPES, default="", help="what the weights are")
     add("--encoder_weights", default="", help="checkpoint; `imagenet` for torchvision's; empty or none for random")
     add("--normalisation", choices=("auto", "imagenet", "chexpert"), default="auto", help="auto: as the weights want")
     add("--image_size", type=cli.positive_int, default=320, help="longer side of an image, zero-padded to a square")
@@ -63,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="choose the epoch by the four common tasks, with thresholds from the training set",
     )
     cli.add_boolean(parser, "--one_cycle", help="let the learning rate rise, then fall to zero; else it is constant")
-    training.add_options(parser, num_epochs=20, batch_size=8, lr=1e-4)
+    loop.add_options(parser, num_epochs=20, batch_size=8, lr=1e-4)
     cli.add_run_options(parser, shard_size=None)
     return parser
 
@@ -93,20 +104,20 @@ def main(args: argparse.Namespace) -> None:
     sets, folder = mask_sets(args), args.save_dir / args.experiment_name
     weights, kind = args.encoder_weights, args.encoder_weights_type
     auto = args.normalisation == "auto"
-    normalisation = segmentation.normalisation_for(weights, kind) if auto else args.normalisation
-    spec = segmentation.SegmentationSpec(
+    normalisation = normalisation_for(weights, kind) if auto else args.normalisation
+    spec = SegmentationSpec(
         args.architecture, args.encoder, tasks, args.image_size, normalisation, args.decoder_channels
     )
-    training.seed_everything(args.seed)
-    model = segmentation.build_model(spec)
-    source = segmentation.load_encoder(model, spec, weights, kind)
+    loop.seed_everything(args.seed)
+    model = build_model(spec)
+    source = load_encoder(model, spec, weights, kind)
     model.to(device)
 
     def caches_of(sets: list[tuple[Path, tuple[str, ...]]]) -> list[SampleCache]:
         common = {"data_dir": constants.data_dir(), "tasks": tasks, "image_size": args.image_size}
         files = [(MaskFile(path, constants.ALIASES), splits) for path, splits in sets]
         folder, workers = constants.cache_dir(), args.num_workers
-        return [segmentation.build_cache(folder, *each, **common, num_workers=workers) for each in files]
+        return [build_cache(folder, *each, **common, num_workers=workers) for each in files]
 
     common = constants.COMMON_TASKS if args.valid_common_pathologies else ()
     (evaluation,) = caches_of([(args.eval_masks_path, EXPERT)])
@@ -118,8 +129,8 @@ def main(args: argparse.Namespace) -> None:
     if args.weighted:
         n_strong, n_weak, weight = *map(len, caches), args.strong_labels_weight
         order = draws.mixed(n_strong, n_weak, strong_weight=weight, seed=args.seed, epoch_len=args.epoch_len)
-    evaluator = segmentation.Evaluator(
-        segmentation.SegmentationSet([evaluation]),
+    evaluator = Evaluator(
+        SegmentationSet([evaluation]),
         spec,
         common=common,
         batch_size=args.batch_size,
@@ -128,7 +139,7 @@ def main(args: argparse.Namespace) -> None:
     )
     # A cache stands for the masks and images it was made from.
     inputs = [*(found.path for found in [*caches, evaluation]), source]
-    record = provenance.describe(vars(args), inputs, code=[segmentation, training, draws, losses, pooled_iou])
+    record = provenance.describe(vars(args), inputs, code=__file__)
     wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
 
     def begin(resumed: bool) -> None:
@@ -136,15 +147,15 @@ def main(args: argparse.Namespace) -> None:
         wandb.start(resumed=resumed)
 
     def save_best(best_weights: dict[str, torch.Tensor], best: dict) -> None:
-        segmentation.save_model(folder / "best_model.pth", best_weights, spec, best)
+        save_model(folder / "best_model.pth", best_weights, spec, best)
         with atomic(folder / "thresholds.txt") as temporary:
             temporary.write_text(json.dumps(best["thresholds"]) + "\n")
 
-    result = training.fit(
+    result = loop.fit(
         model,
-        segmentation.SegmentationSet(caches, augment=args.augment),
+        SegmentationSet(caches, augment=args.augment),
         order=order,
-        compute_loss=segmentation.make_loss(normalisation),
+        compute_loss=make_loss(normalisation),
         optimizer=torch.optim.Adam(model.parameters(), lr=args.lr),
         folder=folder,
         record=record | {"arguments": {k: v for k, v in record["arguments"].items() if k not in PATHS.split()}},
@@ -152,11 +163,11 @@ def main(args: argparse.Namespace) -> None:
         score=lambda found: found[evaluator.score_name],
         evaluate=evaluator,
         tally=evaluator.tally,
-        schedule=training.one_cycle if args.one_cycle else None,
+        schedule=loop.one_cycle if args.one_cycle else None,
         begin=begin,
         track=wandb.log,
         device=device,
-        **training.options(args),
+        **loop.options(args),
     )
     wandb.close()
     if not (folder / "best_model.pth").is_file():

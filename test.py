@@ -17,9 +17,13 @@ import pandas as pd
 import torch
 
 import constants
-from chexseg import cam, classification, cli, data, distributed, draws, models, provenance, saliency, shards
-from chexseg.classification import ImageSet, read_batches
+from chexseg.classifier import cam, models, saliency_store
+from chexseg.classifier.dataset import ImageSet, read_batches
+from chexseg.data import chexpert
+from chexseg.data.images import NORMALISATION, normalise
 from chexseg.errors import UsageError
+from chexseg.runtime import cli, distributed, provenance, shards
+from chexseg.runtime.files import atomic
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,9 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--image_size", type=cli.positive_int, default=None, help="side of the network's input [checkpoint's, or 320]")
     add("--cam_method", choices=cam.METHODS, default="gradcam", help="all but gradcam need the package grad-cam")
     add("--save_format", choices=("hdf5", "pickle"), default="hdf5", help="pickle adds CheXlocalize's *_map.pkl")
-    add(
-        "--normalisation", choices=tuple(data.NORMALISATION), default=None, help="of the input [checkpoint's, imagenet]"
-    )
+    add("--normalisation", choices=tuple(NORMALISATION), default=None, help="of the input [checkpoint's, imagenet]")
     add("--csv_path", type=Path, default=None, help="label file [the set's own in CheXpert's folder]")
     cli.add_run_options(parser)
     return parser
@@ -62,8 +64,8 @@ def load_images(args: argparse.Namespace) -> ImageSet:
     path = args.csv_path
     if path is None:
         listed = constants.gt_dir() / "test_labels.csv" if split(args) == "test" else None
-        path = listed if listed and listed.is_file() else data.split_csv(constants.data_dir(), split(args))
-    frame = data.frontal(data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
+        path = listed if listed and listed.is_file() else chexpert.split_csv(constants.data_dir(), split(args))
+    frame = chexpert.frontal(chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
     if frame.empty:
         raise UsageError(f"{path}: no frontal image in it")
     return ImageSet(constants.data_dir(), frame, csv=path)
@@ -79,26 +81,24 @@ def main(args: argparse.Namespace) -> None:
 
     def process(ids):
         for names, pixels, sizes in read_batches(images, ids, size, args.batch_size, args.num_workers):
-            batch = data.normalise(pixels.to(device, non_blocking=True), model.spec.normalisation)
+            batch = normalise(pixels.to(device, non_blocking=True), model.spec.normalisation)
             maps, probabilities = (t.float().cpu().numpy() for t in cam.saliency(model, batch, args.cam_method))
             for i, name in ((i, name) for i, name in enumerate(names) if name is not None):
                 found = {"id": name, "maps": maps[i], "probabilities": probabilities[i], "size": sizes[i]}
                 if pickles:
-                    saliency.write_pickles(
+                    saliency_store.write_pickles(
                         pickles, name, model.spec.tasks, found, pixels[i].numpy(), labels.loc[name].to_numpy()
                     )
                 yield found
 
-    store = folder / (saliency.STORE if args.save_cams else "predictions.h5")
-    record = provenance.describe(
-        vars(args), [args.ckpt_path, images.csv], [cam, classification, data, draws, models, saliency]
-    )
-    merge = partial(saliency.merge_parts, tasks=model.spec.tasks, image_size=size, count=len(images.ids))
+    store = folder / (saliency_store.STORE if args.save_cams else "predictions.h5")
+    record = provenance.describe(vars(args), [args.ckpt_path, images.csv], code=__file__)
+    merge = partial(saliency_store.merge_parts, tasks=model.spec.tasks, image_size=size, count=len(images.ids))
     shards.build(
         store,
         images.ids,
         process=process,
-        write=saliency.write_part,
+        write=saliency_store.write_part,
         merge=merge,
         record=record,
         shard_size=args.shard_size,
@@ -111,12 +111,12 @@ def main(args: argparse.Namespace) -> None:
 
 def write_tables(folder: Path, store: Path, images: ImageSet, args: argparse.Namespace) -> None:
     """predictions.csv, and for the training set the ids of the images that have maps."""
-    predictions = saliency.read_predictions(store)
+    predictions = saliency_store.read_predictions(store)
     predictions.insert(0, "Path", images.frame["Path"].reindex(predictions.index))
-    with shards.atomic(folder / "predictions.csv") as temporary:
+    with atomic(folder / "predictions.csv") as temporary:
         predictions.to_csv(temporary)
     if args.save_cams and split(args) == "train":
-        with shards.atomic(folder / "train_cams_paths.csv") as temporary:
+        with atomic(folder / "train_cams_paths.csv") as temporary:
             pd.DataFrame({"Train_CAM_Id": predictions.index}).to_csv(temporary, index=False)
 
 

@@ -15,20 +15,13 @@ from pathlib import Path
 import torch
 
 import constants
-from chexseg import (
-    cache,
-    classification,
-    cli,
-    data,
-    distributed,
-    draws,
-    losses,
-    models,
-    provenance,
-    tracking,
-    training,
-)
+from chexseg.classifier import models
+from chexseg.classifier.dataset import ImageSet, LabelledImages, aurocs, cached_pixels, label_array, predict
+from chexseg.data import chexpert
+from chexseg.data.images import NORMALISATION, normalise
 from chexseg.errors import DataError, UsageError
+from chexseg.runtime import cli, distributed, provenance
+from chexseg.training import draws, loop, losses, tracking
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--architecture", choices=models.ARCHITECTURES, default="resnet18", help="network")
     add("--weights", default="none", help="start from: none, imagenet (torchvision's, if in torch's cache), or a file")
     add("--image_size", type=cli.positive_int, default=320, help="side that images are stretched to")
-    add("--normalisation", choices=tuple(data.NORMALISATION), default="imagenet", help="of the input")
+    add("--normalisation", choices=tuple(NORMALISATION), default="imagenet", help="of the input")
     add("--uncertain", choices=losses.UNCERTAIN_POLICIES, default="ones", help="what a label of -1 means to the loss")
     add("--not_mentioned", choices=losses.MENTION_POLICIES, default="zeros", help="what an empty label means")
     add("--train_csv", type=Path, help="label file [train.csv in CheXpert's folder]")
@@ -48,24 +41,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--wandb_project_name", default="", help="Weights & Biases project; empty: wandb is not even imported")
     add("--wandb_run_name", default="", help="its run")
     cli.add_boolean(parser, "--one_cycle", help="let the learning rate rise, then fall to zero; else it is constant")
-    training.add_options(parser, num_epochs=3, batch_size=16, lr=1e-4)
+    loop.add_options(parser, num_epochs=3, batch_size=16, lr=1e-4)
     cli.add_run_options(parser, shard_size=None)
     return parser
 
 
-def labelled(path: Path, args: argparse.Namespace, *, augment: bool, scored: bool) -> classification.LabelledImages:
+def labelled(path: Path, args: argparse.Namespace, *, augment: bool, scored: bool) -> LabelledImages:
     """The frontal images of a label file, cached. `scored`: DataError where no AUROC could be had from the labels."""
-    frame = data.frontal(data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
+    frame = chexpert.frontal(chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
     if frame.empty:
         raise DataError(f"{path}: no frontal image in it")
     if scored and not any({0, 1} <= set(frame[task]) for task in constants.OBSERVATIONS):
         columns = ", ".join(constants.OBSERVATIONS)
         raise DataError(f"{path}: no column has both a 1 and a 0, so that no AUROC can choose an epoch: {columns}")
-    images = classification.ImageSet(constants.data_dir(), frame, csv=path)
-    pixels = classification.cached_pixels(images, constants.cache_dir(), args.image_size, args.num_workers)
-    return classification.LabelledImages(
-        pixels, classification.label_array(frame, constants.OBSERVATIONS), augment=augment
-    )
+    images = ImageSet(constants.data_dir(), frame, csv=path)
+    pixels = cached_pixels(images, constants.cache_dir(), args.image_size, args.num_workers)
+    return LabelledImages(pixels, label_array(frame, constants.OBSERVATIONS), augment=augment)
 
 
 def initialise(model: models.Classifier, weights: str) -> Path | None:
@@ -84,13 +75,13 @@ def initialise(model: models.Classifier, weights: str) -> Path | None:
 
 def main(args: argparse.Namespace) -> None:
     device = distributed.device(args.device)
-    train_csv = args.train_csv or data.split_csv(constants.data_dir(), "train")
-    valid_csv = args.valid_csv or data.split_csv(constants.data_dir(), "valid")
+    train_csv = args.train_csv or chexpert.split_csv(constants.data_dir(), "train")
+    valid_csv = args.valid_csv or chexpert.split_csv(constants.data_dir(), "valid")
     three_way = args.uncertain == "multiclass"
     spec = models.ClassifierSpec(
         args.architecture, constants.OBSERVATIONS, three_way, args.image_size, args.normalisation
     )
-    training.seed_everything(args.seed)
+    loop.seed_everything(args.seed)
     model = models.Classifier(spec)
     weights = initialise(model, args.weights)
     model.to(device)
@@ -98,23 +89,22 @@ def main(args: argparse.Namespace) -> None:
     train_set = labelled(train_csv, args, augment=args.augment, scored=False)
 
     def compute_loss(network, batch):
-        logits = network(data.normalise(batch["image"], spec.normalisation))
+        logits = network(normalise(batch["image"], spec.normalisation))
         policy = {"uncertain": args.uncertain, "not_mentioned": args.not_mentioned}
         return losses.classification_loss(logits, batch["labels"], **policy), None
 
     def evaluate(network, tally):
-        probabilities = classification.predict(network, valid_set, args.batch_size, device)
-        aurocs = classification.aurocs(probabilities, valid_set.labels, spec.tasks)
-        if not aurocs:
+        probabilities = predict(network, valid_set, args.batch_size, device)
+        found = aurocs(probabilities, valid_set.labels, spec.tasks)
+        if not found:
             raise DataError(f"{args.ckpt_path}: all probabilities of {valid_csv} became nan; lower --lr")
-        return {"auroc": aurocs, "mean_auroc": sum(aurocs.values()) / len(aurocs)}
+        return {"auroc": found, "mean_auroc": sum(found.values()) / len(found)}
 
-    code = [models, training, losses, draws, classification, data, cache]
     images = [train_set.pixels.path, valid_set.pixels.path]
-    record = provenance.describe(vars(args), [train_csv, valid_csv, *images, weights], code)
+    record = provenance.describe(vars(args), [train_csv, valid_csv, *images, weights], code=__file__)
     folder = args.ckpt_path.with_name(args.ckpt_path.name + ".training")
     wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
-    result = training.fit(
+    result = loop.fit(
         model,
         train_set,
         order=draws.shuffled(len(train_set), args.seed),
@@ -125,11 +115,11 @@ def main(args: argparse.Namespace) -> None:
         evaluate=evaluate,
         score=lambda found: found["mean_auroc"],
         save_best=lambda weights, found: save(args.ckpt_path, weights, spec),
-        schedule=training.one_cycle if args.one_cycle else None,
+        schedule=loop.one_cycle if args.one_cycle else None,
         begin=lambda resumed: wandb.start(resumed=resumed),
         track=wandb.log,
         device=device,
-        **training.options(args),
+        **loop.options(args),
     )
     wandb.close()
     if not args.ckpt_path.is_file():

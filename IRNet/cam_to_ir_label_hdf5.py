@@ -16,7 +16,10 @@ import numpy as np
 import torch
 
 import constants
-from chexseg import cli, crf, data, distributed, hdf5_files, permutohedral, provenance, shards
+from chexseg.data import chexpert, hdf5_files
+from chexseg.irnet import crf
+from chexseg.runtime import cli, distributed, provenance, shards
+from chexseg.runtime.workers import ordered_map
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,9 +62,9 @@ def main(args: argparse.Namespace) -> None:
     run, device = args.map_dir or constants.run_dir(), distributed.device(args.device)
     train_set = hdf5_files.open_train_set(run)
     ids, size = hdf5_files.names(train_set), train_set["cxr_images"].shape[-1]
-    path = args.csv_path or data.split_csv(constants.data_dir(), "train")
-    frame = data.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
-    present = data.present(frame, ids, train_set.tasks, uncertain=args.uncertain_is_present)
+    path = args.csv_path or chexpert.split_csv(constants.data_dir(), "train")
+    frame = chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
+    present = chexpert.present(frame, ids, train_set.tasks, uncertain=args.uncertain_is_present)
     scale = size / 320
     of_crf = {
         "foreground": args.foreground,
@@ -73,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
     def process(rows: Sequence[int]) -> Iterator[np.ndarray]:
         if device.type == "cuda":
             return label_batches(train_set, present, of_crf, rows, args.batch_size, device)
-        return shards.ordered_map(partial(label, train_set, present, of_crf), rows, args.num_workers)
+        return ordered_map(partial(label, train_set, present, of_crf), rows, args.num_workers)
 
     shards.build(
         run / hdf5_files.IR_LABELS,
@@ -81,9 +84,7 @@ def main(args: argparse.Namespace) -> None:
         process=process,
         write=hdf5_files.write_label_part,
         merge=partial(hdf5_files.merge_label_parts, tasks=train_set.tasks, count=len(ids), image_size=size),
-        record=provenance.describe(
-            vars(args) | {"batch_size": None}, [train_set.path, path], [crf, permutohedral, data, hdf5_files]
-        ),
+        record=provenance.describe(vars(args) | {"batch_size": None}, [train_set.path, path], code=__file__),
         shard_size=args.shard_size,
         describe="relation labels",
     )

@@ -14,9 +14,13 @@ from pathlib import Path
 import pandas as pd
 
 import constants
-from chexseg import cli, data, hdf5_files, provenance, saliency_masks, shards
+from chexseg.classifier import saliency_masks
+from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.data import chexpert, hdf5_files
+from chexseg.data.images import read_image, resize_square
 from chexseg.errors import DataError
-from chexseg.saliency import SaliencyMaps
+from chexseg.runtime import cli, provenance, shards
+from chexseg.runtime.workers import ordered_map
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,26 +47,26 @@ def read_ids(path: Path) -> list[str]:
 
 def make(maps: SaliencyMaps, rows: list[int], data_dir: Path, size: int, image_id: str):
     """One record: the image, and the maps of the tasks in `rows`."""
-    image = data.read_image(data.find_image(data_dir, image_id, "train"))
-    return image_id, data.resize_square(image, size), maps[image_id]["maps"][rows]
+    image = read_image(chexpert.find_image(data_dir, image_id, "train"))
+    return image_id, resize_square(image, size), maps[image_id]["maps"][rows]
 
 
 def main(args: argparse.Namespace) -> None:
     run, tasks = args.map_dir or constants.run_dir(), constants.LOCALIZATION_TASKS
     ids, maps, folder = read_ids(run / "train_cams_paths.csv"), SaliencyMaps(run), constants.data_dir()
     function = partial(make, maps, maps.task_rows(tasks), folder, args.image_size)
-    record = provenance.describe(vars(args), [run / "train_cams_paths.csv"], [data, hdf5_files])
+    record = provenance.describe(vars(args), [run / "train_cams_paths.csv"], code=__file__)
     record["inputs"]["maps"] = saliency_masks.fingerprint(maps)
     shards.build(
         run / hdf5_files.TRAIN_SET,
         ids,
-        process=lambda items: shards.ordered_map(function, items, args.num_workers),
+        process=lambda items: ordered_map(function, items, args.num_workers),
         write=hdf5_files.write_train_part,
         merge=partial(hdf5_files.merge_train_parts, tasks=tasks, count=len(ids)),
         record=record,
         shard_size=args.shard_size,
         describe="images and maps to HDF5",
-        item_fingerprint=lambda name: provenance.stat_fingerprint(data.find_image(folder, name, "train")),
+        item_fingerprint=lambda name: provenance.stat_fingerprint(chexpert.find_image(folder, name, "train")),
     )
 
 

@@ -17,22 +17,14 @@ from pathlib import Path
 import torch
 
 import constants
-from chexseg import (
-    affinity,
-    cli,
-    data,
-    distributed,
-    draws,
-    hdf5_files,
-    irnet,
-    irnet_data,
-    models,
-    provenance,
-    saliency,
-    tracking,
-    training,
-)
+from chexseg.classifier import models, saliency_store
+from chexseg.data import hdf5_files
+from chexseg.data.images import normalise
 from chexseg.errors import DataError
+from chexseg.irnet import affinity, boundary_net
+from chexseg.irnet.dataset import RelationSet
+from chexseg.runtime import cli, distributed, provenance
+from chexseg.training import draws, loop, tracking
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--scales", type=cli.positive_float, nargs=2, default=(0.5, 1.5), metavar=("LOW", "HIGH"), help="random scale")
     add("--wandb_project_name", default="", help="also log to this Weights & Biases project (offline without a login)")
     add("--wandb_run_name", default="", help="name of the run there")
-    training.add_options(parser, num_epochs=5, batch_size=16, lr=0.01)
+    loop.add_options(parser, num_epochs=5, batch_size=16, lr=0.01)
     cli.add_run_options(parser, shard_size=None)
     return parser
 
@@ -78,7 +70,7 @@ def find_backbone(args: argparse.Namespace, run: Path) -> Path:
 def classifier_of(run: Path) -> Path | None:
     """The checkpoint that made the run's saliency maps, as their manifest has it."""
     try:
-        manifest = json.loads(provenance.manifest_path(run / saliency.STORE).read_text())
+        manifest = json.loads(provenance.manifest_path(run / saliency_store.STORE).read_text())
         return Path(manifest["paths"]["ckpt_path"])
     except (OSError, ValueError, KeyError):
         return None
@@ -89,15 +81,15 @@ def main(args: argparse.Namespace) -> None:
     train_set, labels = hdf5_files.open_train_set(run), hdf5_files.open_ir_labels(run)
     if len(train_set["cxr_images"]) != len(labels["ir_labels"]) or train_set.tasks != labels.tasks:
         raise DataError(f"{labels.path}: not of the images in {train_set.path}; run cam_to_ir_label_hdf5.py again")
-    dataset = irnet_data.RelationSet(
+    dataset = RelationSet(
         train_set, labels, args.crop_size or train_set["cxr_images"].shape[-1], tuple(sorted(args.scales))
     )
     weights = find_backbone(args, run)
-    architecture, normalisation, tensors = irnet.read_backbone(weights, args.backbone)
-    spec = irnet.BoundarySpec(architecture, normalisation)
-    training.seed_everything(args.seed)
-    model = irnet.build(spec)
-    irnet.load_backbone(model, tensors, weights)
+    architecture, normalisation, tensors = boundary_net.read_backbone(weights, args.backbone)
+    spec = boundary_net.BoundarySpec(architecture, normalisation)
+    loop.seed_everything(args.seed)
+    model = boundary_net.build(spec)
+    boundary_net.load_backbone(model, tensors, weights)
     model.to(device)
 
     name = f"ir_model_hdf5_lr_{args.lr}_weight_decay_{args.weight_decay}"
@@ -105,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
     record = provenance.describe(
         vars(args) | {"backbone_weights": None, "backbone": architecture, "crop_size": dataset.crop},
         [train_set.path, labels.path, weights],
-        code=[affinity, data, draws, hdf5_files, irnet, irnet_data, training],
+        code=__file__,
     )
     wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
 
@@ -114,10 +106,10 @@ def main(args: argparse.Namespace) -> None:
         wandb.start(resumed=resumed)
 
     def compute_loss(network: torch.nn.Module, batch: dict) -> tuple[torch.Tensor, None]:
-        logits = network(data.normalise(batch["image"], spec.normalisation))
+        logits = network(normalise(batch["image"], spec.normalisation))
         return affinity.relation_loss(logits, batch["labels"], args.radius), None
 
-    result = training.fit(
+    result = loop.fit(
         model,
         dataset,
         order=draws.shuffled(len(dataset), args.seed),
@@ -130,12 +122,12 @@ def main(args: argparse.Namespace) -> None:
         ),
         folder=folder,
         record=record,
-        save_best=lambda weights, metrics: irnet.save(best, weights, spec, metrics),
+        save_best=lambda weights, metrics: boundary_net.save(best, weights, spec, metrics),
         schedule=lambda step, steps: (1 - step / steps) ** 0.9,
         begin=begin,
         track=wandb.log,
         device=device,
-        **training.options(args),
+        **loop.options(args),
     )
     wandb.close()
     if not best.is_file():

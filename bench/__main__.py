@@ -20,9 +20,9 @@ import torch
 
 import bench
 from bench import harness
-from chexseg import cli, distributed
 from chexseg.errors import UsageError
-from chexseg.shards import atomic
+from chexseg.runtime import cli, distributed
+from chexseg.runtime.files import atomic
 
 INFRASTRUCTURE = {"__main__", "harness"}
 

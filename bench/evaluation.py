@@ -10,8 +10,9 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from bench.harness import Case, row
-from chexseg import bootstrap, mask_files, masks, metrics, pooled_iou
-from chexseg.data import fit_shape
+from chexseg.data import mask_files, rle
+from chexseg.data.images import fit_shape
+from chexseg.evaluation import bootstrap, metrics, pooled_iou
 
 IMAGES, PATIENTS, TASKS, REPLICATES = 668, 500, tuple("abcdefghij"), 1000
 SIZE = (2320, 2828)
@@ -30,14 +31,14 @@ def blobs(count: int, seed: int = 0) -> list[dict]:
             waves = 1 + 0.15 * np.sin(rng.integers(2, 6) * angle + rng.uniform(0, 6))
             points = centre + radius * waves[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
             outlines.append(points.ravel().tolist())
-        rle = coco.merge(coco.frPyObjects(outlines, *SIZE))
-        found.append({"size": list(rle["size"]), "counts": rle["counts"].decode()})
+        coded = coco.merge(coco.frPyObjects(outlines, *SIZE))
+        found.append({"size": list(coded["size"]), "counts": coded["counts"].decode()})
     return found
 
 
 def mask_set(share: float, seed: int) -> dict[str, dict]:
     """Masks of 668 test images; each task is there in a `share` of them."""
-    rng, pool, nothing = np.random.default_rng(seed), blobs(60, seed), masks.empty(SIZE)
+    rng, pool, nothing = np.random.default_rng(seed), blobs(60, seed), rle.empty(SIZE)
     return {
         f"patient{i * PATIENTS // IMAGES:05d}_study{i}_view1_frontal": {
             task: pool[rng.integers(len(pool))] if rng.random() < share else nothing for task in TASKS
@@ -106,7 +107,7 @@ def rle_iou(device: torch.device) -> Case:
 
     def run_lengths() -> list[float]:
         names = [str(i) for i in range(len(ours))]
-        sides = ({n: {"task": rle} for n, rle in zip(names, side, strict=True)} for side in (ours, truth))
+        sides = ({n: {"task": coded} for n, coded in zip(names, side, strict=True)} for side in (ours, truth))
         found = metrics.overlap(*sides, ("task",), names)
         return (found.intersection / found.union)[:, 0].tolist()
 
@@ -159,13 +160,13 @@ def fit_masks(device: torch.device) -> Case:
 
     def decoded() -> np.ndarray:
         square = np.zeros((len(rles), 320, 320), np.uint8)
-        for target, rle in zip(square, rles, strict=True):
-            picture = Image.fromarray(coco.decode(rle)).resize((width, height), Image.Resampling.NEAREST)
+        for target, coded in zip(square, rles, strict=True):
+            picture = Image.fromarray(coco.decode(coded)).resize((width, height), Image.Resampling.NEAREST)
             target[:height, :width] = np.asarray(picture)
         return square
 
     return Case(
-        ours=lambda: masks.fit(rles, 320),
+        ours=lambda: rle.fit(rles, 320),
         reference=decoded,
         agreement=lambda a, b: float((a == b).mean()),
         least_agreement=0.9999,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.harness import Case, MissingError, require, row
-from chexseg import affinity, crf, random_walk
+from chexseg.irnet import affinity, crf, random_walk
 
 SIZE, GRID, CLASSES = 320, 80, 10
 

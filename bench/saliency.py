@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 
 from bench.harness import Case, require, row
-from chexseg import cam, classification, data, models, saliency
+from chexseg.classifier import cam, models, saliency_store
+from chexseg.classifier.dataset import ImageSet, read_batches
+from chexseg.data import chexpert
+from chexseg.data.images import normalise, read_image, resize_square
 
 TASKS = tuple(f"task {i}" for i in range(14))
 SIZE, IMAGES = 320, 48
@@ -104,7 +107,7 @@ def library(device: torch.device) -> Case:
 
 
 @cache
-def films() -> classification.ImageSet:
+def films() -> ImageSet:
     """Noisy JPEGs of 390 x 320, CheXpert-small's size."""
     root = Path(tempfile.mkdtemp(prefix="chexseg_bench_"))
     rng = np.random.default_rng(0)
@@ -114,8 +117,8 @@ def films() -> classification.ImageSet:
         path.parent.mkdir(parents=True)
         Image.fromarray(rng.normal(128, 25, (320, 390)).clip(0, 255).astype(np.uint8)).save(path)
         rows.append({"Path": str(path.relative_to(root / "CheXpert"))})
-    frame = pd.DataFrame(rows, index=[data.image_id(r["Path"]) for r in rows])
-    return classification.ImageSet(root, frame, root / "train.csv")
+    frame = pd.DataFrame(rows, index=[chexpert.image_id(r["Path"]) for r in rows])
+    return ImageSet(root, frame, root / "train.csv")
 
 
 @row("saliency_stage", "reading, maps, predictions and writing, per image; reference: reading and one forward pass")
@@ -125,18 +128,18 @@ def stage(device: torch.device) -> Case:
 
     def whole() -> np.ndarray:
         found = []
-        for ids, pixels, sizes in classification.read_batches(images, images.ids, SIZE, 16, 0):
-            maps, p = cam.saliency(model, data.normalise(pixels.to(device), "imagenet"))
+        for ids, pixels, sizes in read_batches(images, images.ids, SIZE, 16, 0):
+            maps, p = cam.saliency(model, normalise(pixels.to(device), "imagenet"))
             maps, p = maps.cpu().numpy(), p.cpu().numpy()
             found += [{"id": n, "maps": maps[i], "probabilities": p[i], "size": sizes[i]} for i, n in enumerate(ids)]
-        saliency.write_part(found, output)
+        saliency_store.write_part(found, output)
         return np.stack([f["probabilities"] for f in found])
 
     @torch.no_grad()
     def floor() -> np.ndarray:
-        squares = [data.resize_square(data.read_image(images.path(n)), SIZE) for n in images.ids]
+        squares = [resize_square(read_image(images.path(n)), SIZE) for n in images.ids]
         batches = torch.from_numpy(np.stack(squares)).split(16)
-        return torch.cat([model(data.normalise(b.to(device), "imagenet")).sigmoid().cpu() for b in batches]).numpy()
+        return torch.cat([model(normalise(b.to(device), "imagenet")).sigmoid().cpu() for b in batches]).numpy()
 
     return Case(
         ours=whole,

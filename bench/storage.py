@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from bench import pipeline
+from chexseg.data import hdf5_files
 
 BUDGET = 150_000  # bytes an image, from maps to pseudo masks
 READS = 500  # a second, by two workers
@@ -27,8 +28,6 @@ def read(run: Path, seed: int, count: int, opened: tuple | None = None) -> float
     """Seconds for `count` single samples: image, maps and labels of one row, at random."""
     import numpy as np
 
-    from chexseg import hdf5_files
-
     train_set, labels = opened or (hdf5_files.open_train_set(run), hdf5_files.open_ir_labels(run))
     rows = np.random.default_rng(seed).integers(len(train_set["cxr_images"]), size=count)
     started = time.monotonic()
@@ -39,7 +38,6 @@ def read(run: Path, seed: int, count: int, opened: tuple | None = None) -> float
 
 def rate(run: Path, method: str, count: int = 1500) -> float:
     """Samples a second of two processes, which are given files that are open in this one."""
-    from chexseg import hdf5_files
 
     opened = hdf5_files.open_train_set(run), hdf5_files.open_ir_labels(run)
     with multiprocessing.get_context(method).Pool(2) as pool:

@@ -12,8 +12,13 @@ from torch import nn
 from bench.evaluation import SIZE as ORIGINAL
 from bench.evaluation import TASKS, blobs
 from bench.harness import Case, row
-from chexseg import cache, provenance, resuming, segmentation, training
-from chexseg.draws import Draw
+from chexseg.data import sample_cache
+from chexseg.runtime import provenance
+from chexseg.segmentation.dataset import SegmentationSet, prepare
+from chexseg.segmentation.evaluator import Evaluator, make_loss
+from chexseg.segmentation.model import SegmentationSpec, build_model
+from chexseg.training import loop, resuming
+from chexseg.training.draws import Draw
 
 IMAGE_SIZE, BATCH, IMAGES = 320, 8, 16
 
@@ -31,10 +36,10 @@ def training_sample(device: torch.device) -> Case:
     rles = [blobs(len(TASKS), seed) for seed in range(IMAGES)]
     ids = [str(i) for i in range(IMAGES)]
 
-    def decode(name: str) -> cache.Sample:
-        return segmentation.prepare((paths[int(name)], rles[int(name)]), IMAGE_SIZE)
+    def decode(name: str) -> sample_cache.Sample:
+        return prepare((paths[int(name)], rles[int(name)]), IMAGE_SIZE)
 
-    made = cache.build(
+    made = sample_cache.build(
         Path(folder.name) / "cache.npy",
         ids,
         prepare=decode,
@@ -43,12 +48,12 @@ def training_sample(device: torch.device) -> Case:
         record=provenance.describe({}),
         item_fingerprint=str,
     )
-    dataset = segmentation.SegmentationSet([made])
+    dataset = SegmentationSet([made])
 
     def cached(folder: object = folder) -> list[dict]:  # holds the folder for as long as the row lives
         return [dataset[Draw(i)] for i in range(IMAGES)]
 
-    def equal(ours: list[dict], reference: list[cache.Sample]) -> float:
+    def equal(ours: list[dict], reference: list[sample_cache.Sample]) -> float:
         pairs = zip(ours, reference, strict=True)
         same = [np.array_equal(a["image"], b.image) and np.array_equal(a["masks"], b.masks) for a, b in pairs]
         return float(np.mean(same))
@@ -68,25 +73,25 @@ class Step:
     """One training step of DeepLabV3+ with ResNet-18; like every call of it, on the same batch."""
 
     def __init__(self, device: torch.device, size: int, *, precision: str = "fp32", channels_last: bool = False):
-        training.seed_everything(0)
-        spec = segmentation.SegmentationSpec("DeepLabV3Plus", "resnet18", TASKS, size)
+        loop.seed_everything(0)
+        spec = SegmentationSpec("DeepLabV3Plus", "resnet18", TASKS, size)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = segmentation.build_model(spec).to(device, memory_format=layout).train()
+        self.model = build_model(spec).to(device, memory_format=layout).train()
         self.network: nn.Module = self.model
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-4)
-        self.compute_loss = segmentation.make_loss(spec.normalisation)
+        self.compute_loss = make_loss(spec.normalisation)
         self.device, self.precision = device, precision
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (BATCH, size, size), dtype=torch.uint8, generator=generator)
         masks = torch.zeros(BATCH, len(TASKS), size, size, dtype=torch.uint8)
         masks[:, :, size // 4 : size // 2, size // 4 : size // 2] = 1
-        self.batch = training.to_device({"image": images, "masks": masks}, device)
+        self.batch = loop.to_device({"image": images, "masks": masks}, device)
 
     def forward_backward(self) -> float:
         """The floor: loss and gradients."""
-        training.seed_everything(0)
+        loop.seed_everything(0)
         self.optimizer.zero_grad(set_to_none=True)
-        with training.autocast(self.device, self.precision):
+        with loop.autocast(self.device, self.precision):
             loss, self.logits = self.compute_loss(self.network, self.batch)
         loss.backward()
         return loss.detach().item()
@@ -103,16 +108,16 @@ def close(ours: float, reference: float) -> float:
 )
 def training_step(device: torch.device) -> Case:
     step = Step(device, IMAGE_SIZE)
-    evaluator = segmentation.Evaluator(
-        segmentation.SegmentationSet([]),
-        segmentation.SegmentationSpec("DeepLabV3Plus", "resnet18", TASKS),
+    evaluator = Evaluator(
+        SegmentationSet([]),
+        SegmentationSpec("DeepLabV3Plus", "resnet18", TASKS),
         batch_size=BATCH,
         device=device,
     )
     progress = resuming.Progress()
     loss = torch.tensor(step.forward_backward(), device=device)
 
-    def rest() -> None:  # as in `training.fit`; timed by itself, since clocks differ by more than 3% from step to step
+    def rest() -> None:  # as in `loop.fit`; timed by itself, since clocks differ by more than 3% from step to step
         step.optimizer.step()
         if not torch.isfinite(loss):
             raise FloatingPointError

@@ -17,9 +17,13 @@ import numpy as np
 import pandas as pd
 
 import constants
-from chexseg import bootstrap, cli, mask_files, masks, metrics, provenance, shards
+from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.data import mask_files, rle
+from chexseg.data.images import upsample
 from chexseg.errors import DataError
-from chexseg.saliency import SaliencyMaps
+from chexseg.evaluation import bootstrap, metrics
+from chexseg.runtime import cli, provenance
+from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ def report_missing(sides: dict[str, set[str]], path: Path) -> None:
         if names:
             log.warning("%d images have no %s and are not scored: %s", len(names), side, metrics.some(sorted(names)))
     if rows:
-        with shards.atomic(path) as temporary:
+        with atomic(path) as temporary:
             pd.DataFrame(rows, columns=["image_id", "missing"]).to_csv(temporary, index=False)
         log.warning("all of them: %s", path)
     else:
@@ -59,8 +63,8 @@ def hits(store: SaliencyMaps, truth: mask_files.MaskFile, tasks: Sequence[str], 
         if image in store:
             maps, entry = store[image]["maps"][rows], truth[image]
             for column, task in enumerate(tasks):
-                if task in entry and masks.area([entry[task]])[0]:
-                    line[column] = metrics.hit(entry[task], masks.upsample(maps[[column]], size or maps.shape[1:])[0])
+                if task in entry and rle.area([entry[task]])[0]:
+                    line[column] = metrics.hit(entry[task], upsample(maps[[column]], size or maps.shape[1:])[0])
     return found
 
 
@@ -89,11 +93,11 @@ def main(args: argparse.Namespace) -> None:
         {"prediction": set(truth) - set(predictions), "ground truth": set(predictions) - set(truth)},
         output.with_name(f"{output.stem}_missing.csv"),
     )
-    with shards.atomic(output) as temporary:
+    with atomic(output) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6f")
     provenance.write(
         provenance.manifest_path(output),
-        provenance.describe(vars(args), [gt_path, args.pred_path], [metrics, bootstrap]),
+        provenance.describe(vars(args), [gt_path, args.pred_path], code=__file__),
     )
     for protocol, rows in table.groupby("protocol", sort=False):
         meaning = bootstrap.PROTOCOLS.get(

@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import constants
-from chexseg import cli, image_lines, mask_files, masks, provenance, shards
+from chexseg.data import mask_files, rle
 from chexseg.errors import DataError
+from chexseg.runtime import cli, provenance, shards
+from chexseg.runtime.workers import ordered_map
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,9 @@ def fill(
 ) -> tuple[str, dict]:
     """(image id, size, polygons by task) -> (image id, masks by task)."""
     image_id, size, polygons = item
-    nothing = masks.empty(size)
+    nothing = rle.empty(size)
     return image_id, {
-        task: masks.encode(masks.from_polygons(polygons[task], size, f"{path}: {image_id}: {task}")[None])[0]
+        task: rle.encode(rle.from_polygons(polygons[task], size, f"{path}: {image_id}: {task}")[None])[0]
         if polygons.get(task)
         else nothing
         for task in tasks
@@ -76,12 +78,12 @@ def main(args: argparse.Namespace) -> None:
     shards.build(
         output,
         list(annotations),
-        process=lambda ids: shards.ordered_map(
+        process=lambda ids: ordered_map(
             partial(fill, path=path, tasks=tasks), Chosen(annotations, ids), args.num_workers
         ),
         write=mask_files.write_part,
         merge=mask_files.merge_parts,
-        record=provenance.describe(vars(args), [path], code=[masks, mask_files, image_lines]),
+        record=provenance.describe(vars(args), [path], code=__file__),
         shard_size=args.shard_size,
         describe="masks of polygons",
     )

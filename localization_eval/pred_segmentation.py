@@ -13,9 +13,12 @@ from functools import partial
 from pathlib import Path
 
 import constants
-from chexseg import cli, image_lines, mask_files, masks, provenance, saliency_masks, shards
+from chexseg.classifier import saliency_masks
+from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.data import mask_files
 from chexseg.errors import UsageError
-from chexseg.saliency import SaliencyMaps
+from chexseg.runtime import cli, provenance, shards
+from chexseg.runtime.workers import ordered_map
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,7 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--map_dir", type=Path, help="run folder of test.py, or a folder of *_map.pkl [the default run]")
     add("--method", default="gradcam", help="what made the maps; recorded beside the output")
     add("--model_type", choices=("single", "ensemble"), default="single", help="what made the maps; recorded likewise")
-    add("--protocol", choices=masks.PROTOCOLS, default="chexseg", help="chexlocalize stretches each map to 0..1 first")
+    add(
+        "--protocol",
+        choices=saliency_masks.PROTOCOLS,
+        default="chexseg",
+        help="chexlocalize stretches each map to 0..1 first",
+    )
     add("--threshold_path", type=Path, help="CSV threshold,task of fixed thresholds, instead of Otsu's (chexlocalize)")
     add("--prob_cutoff_path", type=Path, help="CSV prob_threshold,mIoU,task: below it, an empty mask (chexlocalize)")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to write")
@@ -41,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     store = SaliencyMaps(folder)
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
     store.task_rows(tasks)
-    read = partial(masks.read_task_values, tasks=tasks, aliases=constants.ALIASES)
+    read = partial(saliency_masks.read_task_values, tasks=tasks, aliases=constants.ALIASES)
     make = saliency_masks.MaskMaker(
         path=folder,
         fingerprint=saliency_masks.fingerprint(store),
@@ -52,14 +60,12 @@ def main(args: argparse.Namespace) -> None:
         cutoffs=read(args.prob_cutoff_path, "prob_threshold") if args.prob_cutoff_path else None,
     )
     output = args.output_path or (folder if folder.is_dir() else folder.parent) / "seg_labels_encoded.json"
-    record = provenance.describe(
-        vars(args), [args.threshold_path, args.prob_cutoff_path], code=[masks, mask_files, image_lines, saliency_masks]
-    )
+    record = provenance.describe(vars(args), [args.threshold_path, args.prob_cutoff_path], code=__file__)
     record["inputs"][str(store.path)] = make.fingerprint
     shards.build(
         output,
         store.ids,
-        process=lambda ids: shards.ordered_map(make, ids, args.num_workers),
+        process=lambda ids: ordered_map(make, ids, args.num_workers),
         write=mask_files.write_part,
         merge=mask_files.merge_parts,
         record=record,

@@ -1,0 +1,114 @@
+"""CheXpert's files: image ids, label CSVs, where the images lie. Decoding them is in `images`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from chexseg.errors import DataError
+
+ROOTS = ("CheXpert/CheXpert-v1.0", "CheXpert/CheXpert-v1.0-small", "CheXpert", ".")
+SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+IMAGE_ID = re.compile(r"(patient\w+?)_(study\w+?)_(view\w+)")
+
+
+def image_id(path: str | Path) -> str:
+    """`.../patient00001/study1/view1_frontal.jpg` -> `patient00001_study1_view1_frontal`."""
+    parts = Path(path).parts
+    if len(parts) < 3:
+        raise DataError(f"{path}: an image's path must end in patientX/studyY/viewZ.jpg")
+    return "_".join([*parts[-3:-1], Path(path).stem])
+
+
+def patient_of(image_id: str) -> str:
+    """The patient of an image: the first word of its id."""
+    return image_id.split("_", 1)[0]
+
+
+def split_csv(data_dir: Path, split: str) -> Path:
+    """The label file `<split>.csv` of CheXpert, or CheXlocalize's `<val|test>_labels.csv`."""
+    candidates = [
+        Path(data_dir) / root / name
+        for root in ROOTS
+        for alias in SPLITS[split]
+        for name in (f"{alias}.csv", f"{alias}_labels.csv")
+    ]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise DataError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR")
+
+
+def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, str]) -> pd.DataFrame:
+    """The label file as a table indexed by image id: `Path` and one float column per observation (1, 0, -1 = uncertain,
+    NaN = not mentioned), with `Sex`, `Age`, `Frontal/Lateral` and `AP/PA` where the file has them.
+
+    An observation may stand under its other name. DataError for a missing file or column and for any other value.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such label file") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from error
+    frame = frame.rename(columns={name: aliases.get(name, name) for name in frame.columns})
+    missing = [name for name in ("Path", *observations) if name not in frame.columns]
+    if missing:
+        raise DataError(f"{path}: no column {missing[0]!r}; the file has {', '.join(map(str, frame.columns[:20]))}")
+    for name in observations:
+        values = pd.to_numeric(frame[name], errors="coerce")
+        wrong = frame[name].notna() & ~values.isin((-1, 0, 1))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise DataError(f"{path}: line {row + 2}, {name!r}: {frame[name].iloc[row]!r} is not 1, 0, -1 or empty")
+        frame[name] = values.astype("float32")
+    frame.index = pd.Index([image_id(p) for p in frame["Path"]], name="image_id")
+    if frame.index.has_duplicates:
+        raise DataError(f"{path}: {frame.index[frame.index.duplicated()][0]} occurs twice")
+    return frame
+
+
+def frontal(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frontal views, by the `Frontal/Lateral` column or, where there is none (CheXlocalize), by the file name."""
+    if "Frontal/Lateral" in frame.columns:
+        return frame[frame["Frontal/Lateral"] == "Frontal"]
+    return frame[~frame.index.str.contains("lateral")]
+
+
+def present(frame: pd.DataFrame, ids: Sequence[str], tasks: Sequence[str], *, uncertain: bool) -> np.ndarray:
+    """(N, T) bool: which findings the labels of `ids` say are there; uncertain ones (-1) only on request."""
+    missing = [name for name in ids if name not in frame.index]
+    if missing:
+        raise DataError(f"{missing[0]}: no labels for this image in the label file")
+    labels = frame.loc[list(ids), list(tasks)].to_numpy(np.float32)
+    return (labels == 1) | ((labels == -1) & uncertain)
+
+
+def csv_image_path(data_dir: Path, path: str) -> Path:
+    """The image that a label file's `Path` names, below any of CheXpert's usual roots."""
+    relative = Path(path)
+    tails = [relative, Path(*relative.parts[1:])] if len(relative.parts) > 4 else [relative]
+    candidates = [Path(data_dir) / base / tail for tail in tails for base in ("CheXpert", *ROOTS)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    return find_image(data_dir, image_id(path), relative.parts[-4] if len(relative.parts) > 3 else None)
+
+
+def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
+    """The file of an image id in `split` (train, valid, test; None looks in all). DataError where there is none."""
+    match = IMAGE_ID.fullmatch(image_id)
+    if match is None:
+        raise DataError(f"{image_id!r} is not an image id; expected patientX_studyY_viewZ")
+    names = [a for s in ([split] if split else SPLITS) for a in SPLITS.get(s, (s,))]
+    stem = Path(*match.groups())
+    for root in ROOTS:
+        for name in names:
+            for suffix in SUFFIXES:
+                path = Path(data_dir) / root / name / stem.with_suffix(suffix)
+                if path.is_file():
+                    return path
+    raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")

@@ -1,0 +1,179 @@
+"""A JSON object of images written and read as a stream: one image a line, so that a million of them take no memory.
+
+    {
+    "patient00001_study1_view1_frontal": {...},
+    ...
+    }
+
+Any other layout of the same JSON is read too, as one dictionary. What stands in the braces is `mask_files`' business.
+"""
+
+import json
+import mmap
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from chexseg.errors import DataError
+from chexseg.runtime.files import atomic
+
+T = TypeVar("T")
+
+
+def line(image_id: str, entry: Mapping) -> str:
+    """An image's line, without a comma or an end."""
+    return f"{json.dumps(image_id)}: {json.dumps(entry)}"
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[Callable[[str, Mapping], None]]:
+    """Give a function that writes one image's line; the file appears, whole, when the block ends without an error."""
+    started = False
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+
+        def add(image_id: str, entry: Mapping) -> None:
+            nonlocal started
+            file.write(("," if started else "") + "\n" + line(image_id, entry))
+            started = True
+
+        file.write("{")
+        yield add
+        file.write("\n}\n")
+
+
+class ImageFile(Mapping[str, T]):
+    """A JSON object of images as a mapping; each image is parsed and checked when it is asked for.
+
+    A file in our layout is memory-mapped and known by its lines' places (some 100 bytes an image); an instance may
+    cross a fork or a spawn. Raises DataError that names file, image, task and value for what is not as it should be.
+    """
+
+    what = "file"
+
+    def __init__(self, path: Path, aliases: Mapping[str, str] | None = None):
+        """`aliases` maps other names of a task to ours."""
+        self.path, self.aliases = Path(path), dict(aliases or {})
+        self._whole: dict[str, Mapping] = {}
+        self._bytes: mmap.mmap | None = None
+        try:
+            data = self._map()
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such {self.what}") from error
+        except ValueError as error:  # an empty file cannot be mapped
+            raise DataError(f"{path}: the file is empty") from error
+        lines = _index_lines(data)
+        if lines is None:
+            self._whole, lines = self._read_foreign(), ([], [])
+        self._rows = {image_id: row for row, image_id in enumerate(lines[0])}
+        self._places = np.array(lines[1], np.int64).reshape(-1, 2)
+        if len(self._rows) < len(self._places):
+            raise DataError(f"{path}: {_twice(lines[0])} occurs twice")
+
+    def _map(self) -> mmap.mmap:
+        """The file's bytes. A forked process shares the mapping, a spawned one makes its own."""
+        if self._bytes is None:
+            with open(self.path, "rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._bytes
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_bytes": None}
+
+    def _read_foreign(self) -> dict:
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                content = json.load(file, object_pairs_hook=_distinct)
+        except _Twice as error:
+            raise DataError(f"{self.path}: {error} occurs twice") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.path}: not whole JSON ({error}); fetch or make the file again") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{self.path}: expected an object of image ids, found a {type(content).__name__}")
+        return content
+
+    def __len__(self) -> int:
+        return len(self._rows) or len(self._whole)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows or self._whole)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._rows or image_id in self._whole
+
+    def __getitem__(self, image_id: str) -> T:
+        if image_id in self._whole:
+            return self._checked(image_id, self._whole[image_id])
+        start, stop = self._places[self._rows[image_id]]
+        data = self._map()
+        line = data[start:stop]
+        data.madvise(mmap.MADV_DONTNEED)  # else all that was ever read counts as this process's memory
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{self.path}: {image_id}: damaged line ({error}); make the file again") from error
+        return self._checked(image_id, entry)
+
+    @abstractmethod
+    def _checked(self, image_id: str, entry: Any) -> T:
+        """The image's entry in the one form that the rest of the code expects; DataError where it is not one."""
+
+
+class _Twice(Exception):
+    """A name that stands twice in one JSON object."""
+
+
+def _twice(names: Sequence[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _Twice(_twice([name for name, _ in pairs]))
+    return content
+
+
+def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
+    """Image ids, and (start, stop) of each one's masks, for our layout; None for any other."""
+    size = len(data)
+    if data[:2] != b"{\n" or data[max(0, size - 3) :] != b"\n}\n":
+        return None
+    names: list[str] = []
+    places: list[int] = []
+    start, last, released = 2, size - 3, 0
+    while start <= last:
+        end = data.find(b"\n", start)
+        stop = end if end == last else end - 1
+        if data[stop - 1 : stop] != b"}" or (end != last and data[stop : stop + 1] != b","):
+            return None
+        try:
+            image_id, length = _key(data, start, stop)
+        except ValueError:
+            return None
+        names.append(image_id)
+        places += start + length + 2, stop
+        start = end + 1
+        if start - released > 1 << 20:  # what was looked at need not stay in memory
+            data.madvise(mmap.MADV_DONTNEED)
+            released = start
+    return names, places
+
+
+def _key(data: mmap.mmap, start: int, stop: int) -> tuple[str, int]:
+    """The image id that a line begins with, and its length in bytes."""
+    colon = data.find(b'": {', start, stop)
+    while colon >= 0:
+        try:
+            key = json.loads(data[start : colon + 1])
+        except ValueError:  # an escaped quote inside the id
+            colon = data.find(b'": {', colon + 1, stop)
+            continue
+        if isinstance(key, str):
+            return key, colon + 1 - start
+        break
+    raise ValueError("no image id")

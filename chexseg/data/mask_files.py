@@ -1,0 +1,96 @@
+"""Masks JSON, the file between all stages, written and read as a stream: `{image_id: {task: {"size", "counts"}}}`.
+The readers' polygons, `{image_id: {"img_size": [h, w], task: [[[x, y], ...], ...]}}`, are too.
+
+Our own files hold one image a line, so that a million of them can be merged, sampled and read one by one:
+
+    {
+    "patient00001_study1_view1_frontal": {"Edema": {"size": [320, 320], "counts": "..."}, ...},
+    ...
+    }
+
+Any other layout of the same JSON is read too, as one dictionary.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chexseg.data import json_lines, rle
+from chexseg.data.json_lines import ImageFile
+from chexseg.errors import DataError
+
+Masks = Mapping[str, Mapping]  # task -> run-length mask
+Polygons = dict[str, list]  # task -> polygons, each a list of (x, y) in pixels
+
+
+def _plain(entry: Masks) -> dict[str, dict]:
+    return {task: {"size": [int(n) for n in coded["size"]], "counts": coded["counts"]} for task, coded in entry.items()}
+
+
+def write(path: Path, entries: Iterable[tuple[str, Masks]]) -> int:
+    """Write (image id, masks) pairs as they come; the file appears when it is whole. Returns how many."""
+    count = 0
+    with json_lines.writer(path) as add:
+        for image_id, entry in entries:
+            add(image_id, _plain(entry))
+            count += 1
+    return count
+
+
+def write_part(entries: Sequence[tuple[str, Masks]], path: Path) -> None:
+    """One shard for `shards.build`: the lines of some images."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json_lines.line(image_id, _plain(entry)) + "\n" for image_id, entry in entries)
+
+
+def merge_parts(parts: Sequence[Path], path: Path) -> None:
+    """Join shards in order: the same bytes as one `write` of all their images."""
+    started = False
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.write("{")
+        for part in parts:
+            with open(part, encoding="utf-8", newline="\n") as lines:
+                for line in lines:
+                    file.write(("," if started else "") + "\n" + line.rstrip("\n"))
+                    started = True
+        file.write("\n}\n")
+
+
+class MaskFile(ImageFile[dict[str, dict]]):
+    """A masks JSON as a mapping of image id -> {task: mask}."""
+
+    what = "masks file"
+
+    def _checked(self, image_id: str, entry: Any) -> dict[str, dict]:
+        if not isinstance(entry, dict):
+            raise DataError(f"{self.path}: {image_id}: {str(entry)[:60]!r} is not an object of tasks")
+        found = {}
+        for name, coded in entry.items():
+            task = self.aliases.get(name, name)
+            if task in found:
+                raise DataError(f"{self.path}: {image_id}: {task} occurs twice (also as {name!r})")
+            found[task] = rle.check(coded, f"{self.path}: {image_id}: {name}")
+        return found
+
+
+class PolygonFile(ImageFile[tuple[tuple[int, int], Polygons]]):
+    """A reader's outlines, CheXlocalize's or ours, as a mapping of image id -> (height, width), {task: polygons}."""
+
+    what = "annotation file"
+
+    def _checked(self, image_id: str, entry: Any) -> tuple[tuple[int, int], Polygons]:
+        try:
+            height, width = (int(n) for n in entry["img_size"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise DataError(f"{self.path}: {image_id}: no img_size [height, width]") from error
+        if height < 1 or width < 1:
+            raise DataError(f"{self.path}: {image_id}: img_size cannot be {height} x {width}")
+        polygons: Polygons = {}
+        for name, outlines in entry.items():
+            if name != "img_size":
+                if not isinstance(outlines, list):
+                    raise DataError(
+                        f"{self.path}: {image_id}: {name}: {str(outlines)[:60]!r} is not a list of polygons"
+                    )
+                polygons.setdefault(self.aliases.get(name, name), []).extend(outlines)
+        return (height, width), polygons

@@ -1,0 +1,173 @@
+"""Binary masks: COCO run lengths, polygons, resizing, and masks thresholded from saliency maps.
+
+A mask on disk is `{"size": [h, w], "counts": "<COCO RLE>"}` (pycocotools). Files of masks are in `mask_files`,
+scores in `metrics`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco
+
+from chexseg.data.images import fit_shape
+from chexseg.errors import DataError
+
+_DIGITS = bytes(range(48, 48 + 64))
+_MAX_RUN = (1 << 32) - 1
+
+
+def encode(masks: np.ndarray) -> list[dict]:
+    """(T, h, w) masks, non-zero = inside -> T run-length masks."""
+    columns = np.asfortranarray(np.moveaxis(np.asarray(masks) != 0, 0, -1).astype(np.uint8))
+    return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in coco.encode(columns)]
+
+
+def empty(size: Sequence[int]) -> dict:
+    """The run-length mask of `size` (h, w) without a pixel."""
+    return encode(np.zeros((1, *size), np.uint8))[0]
+
+
+def decode(rles: Sequence[Mapping]) -> np.ndarray:
+    """T run-length masks of one size -> (T, h, w) uint8 in {0, 1}."""
+    return np.moveaxis(coco.decode(list(rles)), -1, 0)
+
+
+def check(rle: Mapping, where: str) -> dict:
+    """A mask in the one form that the rest of the code expects: size as two ints, counts as text.
+
+    Accepts counts as bytes and as an uncompressed list. Raises DataError, starting with `where`, for anything else,
+    and for run lengths that do not add up to the size (pycocotools would hang or read past the end on these).
+    """
+    try:
+        height, width = (int(n) for n in rle["size"])
+        counts = rle["counts"]
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise DataError(f"{where}: {str(rle)[:60]!r} is not a mask; expected size [h, w] and counts") from error
+    if height < 1 or width < 1:
+        raise DataError(f"{where}: a mask's size cannot be {height} x {width}")
+    if isinstance(counts, (list, tuple)):
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
+            raise DataError(f"{where}: its run lengths do not add up to {height} x {width}")
+        counts = coco.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii", "replace")
+    if not isinstance(counts, str):
+        raise DataError(f"{where}: counts of type {type(counts).__name__}; expected text or a list of numbers")
+    rle = {"size": [height, width], "counts": counts}
+    if _covered(rle) != height * width:
+        raise DataError(f"{where}: its run lengths are damaged: they do not add up to {height} x {width}")
+    return rle
+
+
+def _covered(rle: Mapping) -> int:
+    """Pixels that the runs add up to, -1 where the text is no RLE: those of the mask and of its complement, both
+    counted by pycocotools, ten times faster than NumPy adds the runs up.
+
+    The complement's runs are the mask's behind an empty one. From the fifth on their text is the same, because they
+    stand there as differences to the run two before.
+    """
+    counts = rle["counts"].encode("latin-1", "replace")
+    if counts.translate(None, _DIGITS) or not counts or counts[-1] - 48 & 32:
+        return -1
+    first, start = [0], 0
+    while start < len(counts) and len(first) < 4:
+        stop = start + 1
+        while counts[stop - 1] - 48 & 32:
+            stop += 1
+        value = sum((digit - 48 & 31) << 5 * place for place, digit in enumerate(counts[start:stop]))
+        first.append(value - ((counts[stop - 1] - 48 & 16) << 5 * (stop - start) - 4))
+        start = stop
+    if min(first) < 0 or max(first) > _MAX_RUN:
+        return -1
+    complement = coco.frPyObjects({"size": rle["size"], "counts": first}, *rle["size"])
+    return int(area([rle, {"size": rle["size"], "counts": complement["counts"] + counts[start:]}]).sum())
+
+
+def run_lengths(rle: Mapping) -> np.ndarray:
+    """Lengths of the runs, column by column from the top left, the first of zeros.
+
+    The format is pycocotools' (maskApi.c, rleToString): base-32 digits from "0" on, low digit first, bit 5 = goes on,
+    bit 4 of the last digit = sign; from the fourth number on, the difference to the number two before.
+    """
+    digits = np.frombuffer(rle["counts"].encode(), np.uint8) - np.uint8(48)
+    last = np.flatnonzero(digits < 32)
+    size = np.diff(last, prepend=-1)
+    low = digits & np.uint8(31)
+    lengths = (low[last] ^ np.uint8(16)).astype(np.int64) - 16  # bits 0 to 3 and the sign
+    for back in range(1, size.max()):
+        more = np.flatnonzero(size > back)
+        lengths[more] = lengths[more] * 32 + low[last[more] - back]
+    lengths[1::2] = np.cumsum(lengths[1::2])
+    lengths[2::2] = np.cumsum(lengths[2::2])
+    if lengths.min() < 0 or lengths.sum() != rle["size"][0] * rle["size"][1]:
+        raise DataError(f"a mask of {rle['size'][0]} x {rle['size'][1]} has damaged run lengths; make its file again")
+    return lengths
+
+
+def area(rles: Sequence[Mapping]) -> np.ndarray:
+    """Pixels inside each mask, (T,) int64."""
+    return np.asarray(coco.area(list(rles)), np.int64).reshape(-1)
+
+
+def sample(rle: Mapping, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The mask at the grid of distinct, ascending `rows` (a,) and `columns` (b,): (a, b) uint8, at a cost of its runs,
+    not its pixels: a 2320 x 2828 mask is reduced to 320 x 320 without ever being decoded."""
+    height = rle["size"][0]
+    ends = np.cumsum(run_lengths(rle))
+    column, row = np.divmod(ends, height)
+    # How many grid points, column by column, lie before each run's end.
+    whole = np.searchsorted(columns, column)
+    begun = np.searchsorted(columns, column, "right") > whole
+    before = whole * len(rows) + begun * np.searchsorted(rows, row)
+    values = np.repeat(np.arange(len(ends), dtype=np.uint8) & 1, np.diff(before, prepend=0))
+    return values.reshape(len(columns), len(rows)).T
+
+
+def resize(rles: Sequence[Mapping], size: tuple[int, int]) -> np.ndarray:
+    """T masks -> (T, *size) uint8 by nearest neighbour, pixel centres aligned as when an image is resized.
+
+    Masks of one image may differ in size: each is stretched to `size`.
+    """
+    resized = np.zeros((len(rles), *size), np.uint8)
+    for target, rle in zip(resized, rles, strict=True):
+        # Distinct source rows and columns first, then their repeats: nothing to do when the mask shrinks.
+        (rows, again_y), (columns, again_x) = (
+            np.unique(nearest(n, m), return_inverse=True) for n, m in zip(size, rle["size"], strict=True)
+        )
+        small = sample(rle, rows, columns)
+        target[:] = small if small.shape == tuple(size) else small[again_y][:, again_x]
+    return resized
+
+
+def nearest(count: int, source: int) -> np.ndarray:
+    """The source index under the centre of each of `count` pixels that cover `source` pixels."""
+    return ((2 * np.arange(count, dtype=np.int64) + 1) * source) // (2 * count)
+
+
+def fit(rles: Sequence[Mapping], size: int) -> np.ndarray:
+    """T masks of one image -> (T, size, size) uint8, moved exactly as `images.fit_square` moves the image."""
+    square = np.zeros((len(rles), size, size), np.uint8)
+    if rles:
+        height, width = fit_shape(*rles[0]["size"], size)
+        square[:, :height, :width] = resize(rles, (height, width))
+    return square
+
+
+def from_polygons(polygons: Iterable[Sequence], size: Sequence[int], where: str = "polygons") -> np.ndarray:
+    """Union of the filled polygons, outlines included, as (h, w) uint8. A polygon is a list of (x, y) in pixels."""
+    height, width = size
+    canvas = Image.new("L", (int(width), int(height)))
+    draw = ImageDraw.Draw(canvas)
+    try:
+        for polygon in polygons:
+            points = [(float(x), float(y)) for x, y in polygon]
+            if not np.isfinite(points).all():
+                raise ValueError("a coordinate is not a number")
+            if len(points) == 1:
+                draw.point(points, 1)
+            elif points:
+                draw.polygon(points, outline=1, fill=1)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: not a list of polygons [[[x, y], ...], ...] ({error})") from error
+    return np.asarray(canvas)

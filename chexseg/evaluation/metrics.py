@@ -1,0 +1,139 @@
+"""Scores: IoU between mask files, AUROC. Intervals are in `bootstrap`, IoU at many thresholds in `pooled_iou`.
+
+Two protocols, never mixed. *Pooled* (CheXseg): intersections and unions are summed over the set, then divided.
+*Per image* (CheXlocalize): the mean of the images' IoUs.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from pycocotools import mask as coco
+
+from chexseg.data import rle
+from chexseg.errors import DataError
+
+
+def mean_iou(iou: Sequence[float] | np.ndarray) -> float:
+    """Mean over the classes that occur (not NaN); NaN when none does."""
+    iou = np.asarray(iou, np.float64)
+    return float(iou[~np.isnan(iou)].mean()) if (~np.isnan(iou)).any() else float("nan")
+
+
+@dataclass
+class Overlap:
+    """Pixel counts of predicted against true masks, (images, tasks) float64; NaN where a pair is not scored."""
+
+    images: list[str]
+    tasks: tuple[str, ...]
+    intersection: np.ndarray
+    union: np.ndarray
+    predicted: np.ndarray
+    truth: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        shape = len(self.images), len(self.tasks)
+        for name in ("intersection", "union", "predicted", "truth"):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
+
+    def where(self, images: np.ndarray) -> "Overlap":
+        """The same with other images than `images` (a Boolean for each) left unscored."""
+        rows = images[:, None]
+        names = "intersection", "union", "predicted", "truth"
+        return Overlap(self.images, self.tasks, *(np.where(rows, getattr(self, name), np.nan) for name in names))
+
+    def per_image(self, *, true_positives: bool) -> np.ndarray:
+        """IoU of each pair, (images, tasks). NaN, which no mean counts, where both masks are empty; with
+        `true_positives` (CheXlocalize's default) also where one of them is."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            iou = self.intersection / self.union
+        if true_positives:
+            iou[(self.predicted == 0) | (self.truth == 0)] = np.nan
+        return iou
+
+
+def overlap(
+    predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping], tasks: Sequence[str], images: Iterable[str]
+) -> Overlap:
+    """Compare the masks of `images`, which all have ground truth, without decoding one.
+
+    An image without prediction is not scored (NaN); a task missing in an image's prediction counts as an empty mask;
+    one missing in its ground truth was not annotated and is not scored. All of this is told in `notes`. Raises
+    DataError where the masks of a pair differ in size.
+    """
+    images = list(images)
+    counts = np.full((4, len(images), len(tasks)), np.nan)
+    unpredicted, unannotated = dict.fromkeys(tasks, 0), dict.fromkeys(tasks, 0)
+    absent = [image for image in images if image not in predictions]
+    for row, image in enumerate(images):
+        if image not in predictions:
+            continue
+        ours, true = predictions[image], truth[image]
+        for task in tasks:
+            unannotated[task] += task not in true
+            unpredicted[task] += task in true and task not in ours
+        columns = [column for column, task in enumerate(tasks) if task in true]
+        pairs = [(ours.get(tasks[c]), true[tasks[c]]) for c in columns]
+        for column, (predicted, annotated) in zip(columns, pairs, strict=True):
+            if predicted is not None and list(predicted["size"]) != list(annotated["size"]):
+                raise DataError(
+                    f"{image}: {tasks[column]}: prediction is {_size(predicted)}, ground truth is {_size(annotated)}; "
+                    "make the prediction at the original's size (pred_segmentation.py --phase test)"
+                )
+        counts[:, row, columns] = _pair_counts(pairs)
+    notes = [f"no prediction of {len(absent)} images, not scored: {some(absent)}"] if absent else []
+    notes += [f"{task}: not annotated in {n} images, not scored there" for task, n in unannotated.items() if n]
+    notes += [f"{task}: no prediction in {n} images, counted as empty" for task, n in unpredicted.items() if n]
+    return Overlap(images, tuple(tasks), *counts, notes)
+
+
+def some(names: Sequence[str], count: int = 5) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(list(names)[:count]) + (", ..." if len(names) > count else "")
+
+
+def _size(coded: Mapping) -> str:
+    return f"{coded['size'][0]} x {coded['size'][1]}"
+
+
+def _pair_counts(pairs: Sequence[tuple[Mapping | None, Mapping]]) -> np.ndarray:
+    """Intersection, union, predicted and true pixels of each pair, (4, pairs)."""
+    truth = rle.area([true for _, true in pairs]) if pairs else np.zeros(0, np.int64)
+    there = [i for i, (predicted, _) in enumerate(pairs) if predicted is not None]
+    predicted = np.zeros_like(truth)
+    if there:
+        predicted[there] = rle.area([pairs[i][0] for i in there])
+    both = np.flatnonzero((predicted > 0) & (truth > 0))
+    intersection = np.zeros_like(truth)
+    if len(both):
+        intersection[both] = rle.area([coco.merge(list(pairs[i]), intersect=True) for i in both])
+    return np.stack([intersection, predicted + truth - intersection, predicted, truth])
+
+
+def hit(coded: Mapping, saliency: np.ndarray) -> bool:
+    """Whether the centre of the map's largest value (h, w), the first of equals, lies inside the mask of the same field
+    of view. A map without a positive finite value hits nothing."""
+    saliency = np.where(np.isfinite(saliency), saliency, 0)
+    if saliency.max() <= 0:
+        return False
+    peak = np.unravel_index(saliency.argmax(), saliency.shape)
+    row, column = ((2 * p + 1) * m // (2 * n) for p, n, m in zip(peak, saliency.shape, coded["size"], strict=True))
+    return bool(rle.sample(coded, np.array([row]), np.array([column]))[0, 0])
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve: the share of (positive, negative) pairs in order, ties counting half (Mann-Whitney).
+
+    Pairs with a NaN score or label are left out. NaN without both kinds of label.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    known = ~(np.isnan(scores) | np.isnan(labels))
+    scores, positive = scores[known], labels[known] > 0
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not num_positive or not num_negative:
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))

@@ -1,0 +1,144 @@
+"""IRNet's boundary network (Ahn et al. 2019): five branches on a frozen classifier, one boundary logit at stride 4.
+
+The displacement branch of the original shares no trainable weight with it and makes no mask: it is left out. The loss
+is `affinity.relation_loss`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chexseg.classifier import checkpoints, models
+from chexseg.errors import DataError
+from chexseg.runtime.files import atomic
+
+STRIDE, WIDTH, GROUPS, STAGES = 4, 32, 4, 5
+# What follows the stem and each stage, as names of a network's submodules, and the convolutions and poolings whose
+# stride becomes 1 so that the last stage stays at stride 16.
+_DENSENET = ["features.pool0", *(f"features.denseblock{i}" for i in (1, 2, 3)), "features.norm5"]
+_MOBILENET = ["features.1", "features.3", "features.6", "features.13", "features.18"]
+
+
+@dataclass(frozen=True)
+class BoundarySpec:
+    """What the weights of a boundary network do not say."""
+
+    architecture: str
+    normalisation: str = "imagenet"
+
+
+class Stages(nn.Module):
+    """The five stages of a classifier, its last one at stride 16, without its head. Keys are torchvision's.
+
+    ResNets: after the stem's pooling, layer1 ... layer4 (strides 4, 4, 8, 16, 16). DenseNets: after the stem's
+    pooling and each dense block, before it halves channels and size (4, 4, 8, 16, 16). MobileNetV2: the last block at
+    each size (2, 4, 8, 16, 16).
+    """
+
+    def __init__(self, architecture: str):
+        super().__init__()
+        self.family = models.family(architecture)
+        self.network = models.build_network(architecture, 1)
+        setattr(self.network, models.HEADS[self.family].split(".")[0], nn.Identity())
+        if self.family == "resnet":
+            last = self.network.layer4[0]
+            for module in (m for m in last.modules() if isinstance(m, nn.Conv2d)):
+                module.stride = (1, 1)
+        elif self.family == "densenet":
+            self.network.features.transition3.pool = nn.Identity()
+        else:
+            self.network.features[14].conv[1][0].stride = (1, 1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> five maps (B, K, h, w)."""
+        net = self.network
+        if self.family == "resnet":
+            found = [net.maxpool(net.relu(net.bn1(net.conv1(images))))]
+            for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+                found.append(stage(found[-1]))
+            return found
+        taps = _DENSENET if self.family == "densenet" else _MOBILENET
+        found, x = [], images
+        for name, module in net.features.named_children():
+            x = module(x)
+            if f"features.{name}" in taps:
+                found.append(x)
+        return found
+
+
+class BoundaryNet(nn.Module):
+    """Boundary logits at stride 4 from the five stages of a frozen backbone, batch-norm statistics included."""
+
+    def __init__(self, backbone: nn.Module, channels: Sequence[int]):
+        """`backbone(images)` gives one map for each of `channels`."""
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.branches = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(k, WIDTH, 1, bias=False), nn.GroupNorm(GROUPS, WIDTH)) for k in channels
+        )
+        self.boundary = nn.Conv2d(WIDTH * len(channels), 1, 1)
+        self.train()
+
+    def train(self, mode: bool = True) -> "BoundaryNet":
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> logits (B, 1, ceil(H / 4), ceil(W / 4))."""
+        with torch.no_grad():
+            stages = self.backbone(images)
+        size = tuple(-(-n // STRIDE) for n in images.shape[-2:])
+        return self.boundary(
+            torch.cat([resized(b(x), size).relu() for b, x in zip(self.branches, stages, strict=True)], dim=1)
+        )
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K, h, w) -> (B, K, *size), bilinear."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def build(spec: BoundarySpec) -> BoundaryNet:
+    """A boundary network with random weights throughout."""
+    stages = Stages(spec.architecture)
+    with torch.no_grad():
+        channels = [x.shape[1] for x in stages.eval()(torch.zeros(1, 3, 32, 32))]
+    return BoundaryNet(stages, channels)
+
+
+def read_backbone(weights: Path, architecture: str | None = None) -> tuple[str, str, dict[str, Tensor]]:
+    """Architecture, input normalisation and tensors of a classifier checkpoint or an ImageNet file.
+
+    DataError where it is not of the `architecture` asked for.
+    """
+    found, tensors = models.load_backbone(weights)
+    if architecture not in (None, found):
+        raise DataError(f"{weights}: weights of a {found}, not of a {architecture}")
+    return found, models.trained_normalisation(weights, "imagenet"), tensors
+
+
+def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Path) -> None:
+    """Put classifier weights (torchvision's names, no head) into the backbone; all must be there and fit."""
+    models.load_exactly(model.backbone.network, tensors, weights)
+
+
+def save(path: Path, weights: Mapping[str, Tensor], spec: BoundarySpec, metrics: Mapping) -> None:
+    """Write a network and what its weights do not say, in plain types only."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
+        torch.save({"state_dict": dict(weights), "boundary_spec": asdict(spec), "metrics": dict(metrics)}, file)
+
+
+def load(path: Path) -> tuple[BoundaryNet, BoundarySpec]:
+    """A boundary network in eval mode from what `save` wrote."""
+    checkpoint = checkpoints.load_checkpoint(path)
+    if not isinstance(checkpoint.get("boundary_spec"), dict):
+        raise DataError(f"{path}: not a boundary network; make one with IRNet/train_irnet.py")
+    spec = BoundarySpec(**checkpoint["boundary_spec"])
+    model = build(spec)
+    models.load_exactly(model, checkpoints.state_dict(checkpoint, path), path)
+    return model.eval(), spec

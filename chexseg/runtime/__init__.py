@@ -1,0 +1,1 @@
+"""No medicine in it: the command line, files, processes, shards, provenance."""

@@ -1,0 +1,124 @@
+"""What every script shares on its command line: option types, help, and errors that end in one line."""
+
+import argparse
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from chexseg.errors import DataError, UsageError
+from chexseg.runtime import distributed
+from chexseg.runtime.progress import duration
+
+TRUE, FALSE = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    pass
+
+
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser whose description is the script's docstring and whose help shows every default."""
+    return argparse.ArgumentParser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
+
+
+def boolean(text: str) -> bool:
+    """argparse type for `True` and `False` (any case; also yes/no, 1/0)."""
+    if text.lower() in TRUE:
+        return True
+    if text.lower() in FALSE:
+        return False
+    raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
+
+
+def add_boolean(parser: argparse.ArgumentParser, name: str, *, default: bool = False, help: str) -> None:
+    """Add `--name True`, `--name False` and a bare `--name` (= True)."""
+    parser.add_argument(name, nargs="?", const=True, default=default, type=boolean, metavar="True|False", help=help)
+
+
+def _number(kind: type, low: float, high: float, what: str) -> Callable[[str], float]:
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return parse
+
+
+INFINITY = float("inf")
+positive_int = _number(int, 1, INFINITY, "a whole number of at least 1")
+non_negative_int = _number(int, 0, INFINITY, "a whole number of at least 0")
+positive_float = _number(float, sys.float_info.min, sys.float_info.max, "a number above 0")
+non_negative_float = _number(float, 0, sys.float_info.max, "a number of at least 0")
+fraction = _number(float, 0, 1, "a number from 0 to 1")
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, shard_size: int | None = 256, workers: int = 0) -> None:
+    """Options of every heavy stage; none of them changes a result on one kind of device."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N")
+    parser.add_argument("--num_workers", type=non_negative_int, default=workers, help="processes that read and decode")
+    if shard_size:
+        parser.add_argument("--shard_size", type=positive_int, default=shard_size, help="images lost at most by a kill")
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(format="%(message)s", level=logging.INFO if distributed.is_main() else logging.WARNING)
+
+
+def run(
+    main: Callable[[argparse.Namespace], None],
+    build_parser: Callable[[], argparse.ArgumentParser],
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Parse, run `main(args)`, exit: 0 done, 1 bad data, 2 wrong usage, 130 interrupted, 143 terminated.
+
+    Blank arguments (`\\ ` at the end of a pasted line) are dropped.
+    """
+    parser = build_parser()
+    args = parser.parse_args([a for a in (sys.argv[1:] if argv is None else argv) if a == "" or a.strip()])
+    handler = signal.signal(signal.SIGTERM, _terminated)
+    started, status = time.monotonic(), 0
+    try:
+        distributed.setup()
+        _log_to_stderr()
+        main(args)
+    except (DataError, UsageError, OSError) as error:
+        if os.environ.get("CHEXSEG_TRACEBACK"):
+            raise
+        message = " ".join(_said(error).split())
+        print(f"{parser.prog}: error: {message}", file=sys.stderr, flush=True)
+        status = 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; run the same command again to go on", file=sys.stderr, flush=True)
+        status = 130
+    else:
+        if distributed.is_main():
+            print(f"{parser.prog}: done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+        distributed.cleanup()
+    finally:
+        signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+    # A failed rank must not wait for its peers in a destructor: torchrun ends them.
+    sys.stdout.flush()
+    if status and distributed.world_size() > 1:
+        os._exit(status)
+    sys.exit(status)
+
+
+def _said(error: Exception) -> str:
+    """The error's text; of one in a DataLoader's worker, which torch folds into its traceback, the last part."""
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = re.split(rf"^[\w.]*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+    return text
+
+
+def _terminated(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)

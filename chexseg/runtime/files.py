@@ -1,0 +1,120 @@
+"""Files that are whole or not there: atomic writing, locks, and what a kill left behind."""
+
+import errno
+import fcntl
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from chexseg.errors import DataError
+from chexseg.runtime import distributed
+
+# What PyTorch and HDF5 say, in RuntimeErrors, of a disk that is full.
+_NOT_WRITTEN = ("inline_container", "iostream error", "Can't decrement id ref count", "file write failed")
+_NODE = re.sub(r"\W", "_", platform.node())
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it to disk and rename it, on any error remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent.absolute())
+    temporary = path.with_name(f".{path.name}.{_NODE}-{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NOT_WRITTEN):
+            said = f" ({error.strerror})" if full else ""
+            raise DataError(
+                f"{path}: could not be written{said}; is the disk full, or a quota reached? "
+                "Make room and run the same command again"
+            ) from error
+        raise
+    _sync_folder(path.parent)
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of this machine's processes that are no more; once for each folder."""
+    for path in folder.glob(f".*.{_NODE}-*.tmp"):
+        number = path.name.removesuffix(".tmp").rpartition("-")[2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `path` as a lock file, on rank 0 for all ranks. A second run waits, or is refused with a DataError."""
+    if not distributed.is_main():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise DataError(f"{path}: another run is writing here; wait for it to end, or stop it") from error
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
+    # The file stays: removing it would let two later runs lock two different files of this name.
+
+
+_held: set[IO] = set()
+
+
+def _let_go() -> None:
+    """A forked worker may outlive a killed run by seconds: it must not hold the run's locks."""
+    for file in _held:
+        os.close(file.fileno())
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def check_room(path: Path, size: int) -> None:
+    """OSError where `path` cannot take `size` bytes: HDF5 fails badly in the middle of a file."""
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove temporary files for `path` that a kill left, on whatever machine. Only under the lock of `path`."""
+    for found in path.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.[\w-]+\.tmp", found.name):
+            found.unlink(missing_ok=True)

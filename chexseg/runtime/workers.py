@@ -1,0 +1,64 @@
+"""Work shared among processes of this machine: an ordered map with a bounded look-ahead, and workers that end with
+their parent."""
+
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int) -> Iterator[R]:
+    """`map(function, items)` in order, over `num_workers` processes with a bounded look-ahead (0: in this process).
+
+    `function` must be picklable. Workers are spawned, so they inherit no lock, file or GPU context.
+    """
+    if num_workers == 0 or len(items) < 2:
+        yield from map(function, items)
+        return
+    start = {"initializer": _start_worker, "initargs": (function,)}
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), **start) as pool:
+        waiting, rest = deque(), iter(items)
+        try:
+            for item in islice(rest, 4 * num_workers):
+                waiting.append(pool.submit(_call, item))
+            while waiting:
+                result = waiting.popleft().result()
+                for item in islice(rest, 1):
+                    waiting.append(pool.submit(_call, item))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_function: Callable | None = None
+
+
+def _start_worker(function: Callable) -> None:
+    """Once in each worker: take the function, which may be large, and leave the other cores to the other workers."""
+    global _function
+    # Unpickling `function` has imported what it needs; nothing else is worth a worker's start.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(1)
+    _function = function
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """A worker would wait for ever for the next item of a run that was killed."""
+    parent_process().join()
+    os._exit(1)
+
+
+def _call(item):
+    return _function(item)

@@ -1,0 +1,68 @@
+"""Batches of draws, read in this process or by workers. Which samples are drawn when is in `draws`."""
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from chexseg.runtime.workers import end_with_parent
+from chexseg.training.draws import Draw
+
+
+class Loader:
+    """Reads batches of draws from a dataset, in this process or with workers that live until `close`.
+
+    The global random state is never touched, so that a resumed run sees the same one. Workers ignore SIGTERM, which
+    schedulers send to all processes: it is their parent that stops, saves and closes.
+    """
+
+    def __init__(self, dataset: Any, *, num_workers: int = 0, pin_memory: bool = False):
+        self._plan: list[list[Draw]] = []
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=_Replayed(self._plan),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            generator=torch.Generator().manual_seed(0),
+            worker_init_fn=_start_worker,
+        )
+
+    def __call__(self, plan: Sequence[list[Draw]]) -> Iterator[dict]:
+        """The batches of `plan`, in order."""
+        self._plan[:] = plan
+        return iter(self._loader)
+
+    def close(self) -> None:
+        """End the workers; without this, leaving Python would wait for them. The next call starts others."""
+        if self._loader._iterator is not None:
+            self._loader._iterator._shutdown_workers()
+            self._loader._iterator = None
+
+
+class _Replayed:
+    """A batch sampler over a list that is filled anew before each epoch."""
+
+    def __init__(self, plan: list[list[Draw]]):
+        self._plan = plan
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(list(self._plan))
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    watch_parent(worker)
+
+
+def watch_parent(worker: int) -> None:
+    """`worker_init_fn` of a DataLoader: the worker ends with its parent, however that ends. torch's own watch looks
+    every five seconds, and never sees it where a fork server stands between the two (the default from Python 3.14)."""
+    threading.Thread(target=end_with_parent, daemon=True).start()

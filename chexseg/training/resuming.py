@@ -1,0 +1,222 @@
+"""Checkpoints of our own training runs: when one is due, what is in it, and how to go on from it.
+
+Not for weights that others made (see `checkpoints`).
+"""
+
+import logging
+import math
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from chexseg.errors import DataError
+from chexseg.runtime import distributed, provenance
+from chexseg.runtime.files import atomic
+
+log = logging.getLogger(__name__)
+# Arguments that change neither weights nor the choice of the epoch.
+NEVER_MATTERS = ("max_minutes", "save_dir", "experiment_name")
+# Short epochs share a checkpoint: writing one costs as much as seconds of training.
+SECONDS_BETWEEN_CHECKPOINTS = 20.0
+TERMINATED = 143
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint holds beside weights and optimiser.
+
+    totals: sum of loss x images, and images, of the epoch so far. tally: the caller's sums of the epoch so far.
+    best: score, epoch (from 1) and metrics of the best epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    totals: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    tally: Tensor | None = None
+    best: dict | None = None
+    finished: bool = False
+
+    @torch.no_grad()
+    def count(self, loss: Tensor, images: int, tally: Tensor | None) -> None:
+        """Add one step's loss, the mean of `images`, and its tally."""
+        self.step += 1
+        loss = loss.double()
+        self.totals += torch.stack((loss, torch.ones_like(loss))) * images  # no copy that the host would wait for
+        if tally is not None:
+            self.tally = tally if self.tally is None else self.tally + tally
+
+    def next_epoch(self, num_epochs: int) -> None:
+        """Start the next epoch's sums."""
+        self.epoch, self.step = self.epoch + 1, 0
+        self.totals, self.tally = torch.zeros_like(self.totals), None
+        self.finished = self.epoch == num_epochs
+
+
+class Saver:
+    """Writes checkpoints when they are due: by time, at the end of an epoch, and when the run is asked to stop."""
+
+    def __init__(
+        self,
+        path: Path,
+        record: Mapping,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        save_best: Callable[[dict[str, Tensor], dict], None],
+        save_every: float,
+        max_minutes: float | None,
+    ):
+        self.path, self.record, self.model, self.optimizer = path, record, model, optimizer
+        self.save_best, self.save_every = save_best, save_every
+        self.best_weights: dict[str, Tensor] | None = None
+        self.last = time.monotonic()
+        self.deadline = self.last + 60 * max_minutes if max_minutes else float("inf")
+        self.stop_requested = self.stopping = False
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """SIGTERM asks for a stop after the current step."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        former = signal.signal(signal.SIGTERM, self._request_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, former)
+
+    def _request_stop(self, signum: int, frame: object) -> None:
+        self.stop_requested = True
+
+    def due(self, *, end_of_epoch: bool = False) -> bool:
+        """Whether to save now, the same on all ranks."""
+        now = time.monotonic()
+        patience = SECONDS_BETWEEN_CHECKPOINTS if end_of_epoch else 60 * self.save_every
+        stop = self.stop_requested or now > self.deadline
+        asked = torch.tensor([float(stop), float(now - self.last > patience)])
+        stop, save = distributed.all_reduce_sum(asked).bool().tolist()
+        self.stopping = self.stopping or stop
+        return stop or save
+
+    def consider(self, metrics: dict, progress: Progress) -> None:
+        """Keep this epoch's weights if its score is the highest so far; a score that is no number never is."""
+        score = metrics["score"]
+        if math.isnan(score) or (progress.best and score <= progress.best["score"]):
+            return
+        progress.best = {"score": score, "epoch": metrics["epoch"], "metrics": metrics}
+        if distributed.is_main():
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    def save(self, progress: Progress) -> None:
+        """Write the best weights, then the checkpoint that knows of them; leave if the run is to stop."""
+        totals = distributed.all_reduce_sum(progress.totals.clone())
+        tally = None if progress.tally is None else distributed.all_reduce_sum(progress.tally.clone())
+        if distributed.is_main():
+            if self.best_weights is not None:
+                self.save_best(self.best_weights, progress.best["metrics"])
+                self.best_weights = None
+            state = vars(progress) | {"totals": totals, "tally": tally}
+            with atomic(self.path) as temporary:
+                torch.save(
+                    {
+                        "progress": state,
+                        "model": self.model.state_dict(),
+                        "optimizer": self.optimizer.state_dict(),
+                        "fingerprint": provenance.fingerprint(self.record, NEVER_MATTERS),
+                        "arguments": dict(self.record["arguments"]),
+                    },
+                    temporary,
+                )
+        self.last = time.monotonic()
+        if self.stopping and not progress.finished:
+            log.warning("stopped in epoch %d and saved; run the same command again to go on", progress.epoch + 1)
+            distributed.barrier()
+            raise SystemExit(TERMINATED)
+
+
+def check_finite(model: nn.Module, epoch: int) -> None:
+    """DataError for weights that are not finite: a loss may be, and its gradient not."""
+    tensors = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
+    if not torch.stack([t.isfinite().all() for t in tensors.values()]).all():  # the host waits once
+        name = next(name for name, t in tensors.items() if not t.isfinite().all())
+        raise DataError(f"the weights became infinite or nan in epoch {epoch + 1} ({name}); lower --lr")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a run that was killed while it wrote. Only under the run's lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def is_own(path: Path, resume: str) -> bool:
+    """Whether `resume` means the run's own checkpoint `path`, not another's or none."""
+    return resume == "auto" or Path(resume).resolve() == path.resolve()
+
+
+def restore(
+    path: Path,
+    resume: str,
+    record: Mapping,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> Progress:
+    """Load what `resume` (auto, none or a path) names into model and optimiser; return how far that run had come.
+
+    Sums over ranks stay with rank 0. The best epoch that another run's checkpoint knows of is forgotten: its weights
+    are not here. DataError for a checkpoint of other inputs or arguments that was not named outright, or one that does
+    not fit.
+    """
+    named = resume not in ("auto", "none")
+    source = Path(resume) if named else path
+    if resume == "none" or not (named or distributed.broadcast_object(source.exists())):
+        return _on_device(Progress(), device)
+    try:
+        state = torch.load(source, map_location="cpu", weights_only=True)
+        arguments, found = state["arguments"], state["fingerprint"]
+        progress = Progress(**state["progress"])
+        other = found != provenance.fingerprint(record, NEVER_MATTERS)
+        if other:
+            difference = _difference(arguments, record["arguments"])
+            if not named:
+                raise DataError(
+                    f"{source}: made with other inputs or arguments ({difference}); "
+                    "start anew with --resume none, which replaces that network, or use what it was made with"
+                )
+            log.warning("%s: made with other inputs or arguments (%s); going on from it as asked", source, difference)
+            progress.finished = False
+        if not is_own(path, resume):
+            progress.best, progress.finished = None, False
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: no such checkpoint") from error
+    except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"{source}: damaged, or not of this network ({type(error).__name__}); start anew with --resume none"
+        ) from error
+    if not distributed.is_main():
+        progress.totals, progress.tally = torch.zeros_like(progress.totals), None
+    if not progress.finished:
+        log.info("going on from %s: epoch %d, batch %d", source, progress.epoch + 1, progress.step + 1)
+    return _on_device(progress, device)
+
+
+def _on_device(progress: Progress, device: torch.device) -> Progress:
+    progress.totals = progress.totals.to(device)
+    progress.tally = None if progress.tally is None else progress.tally.to(device)
+    return progress
+
+
+def _difference(before: Mapping, now: Mapping) -> str:
+    """Which arguments differ, for people."""
+    skip = {*provenance.NEVER_MATTERS, *NEVER_MATTERS}
+    changed = [k for k in sorted({*before, *now}) if k not in skip and before.get(k) != now.get(k)]
+    return ", ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in changed) or "input files or code changed"

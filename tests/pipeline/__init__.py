@@ -1,0 +1,1 @@
+"""Tests of the scripts: their options, their files, kills, ranks and faults."""

@@ -1,0 +1,20 @@
+"""What several test modules share."""
+
+import pytest
+
+from tests.pipeline import stages
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """A process with everything imported, to fork stages from."""
+    stages.warm_up()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(warm, tmp_path_factory):
+    """Every stage of the pipeline, run undisturbed on 64-pixel phantoms. Read it, never write to it."""
+    run = stages.TinyRun(tmp_path_factory.mktemp("tiny_run") / "workspace")
+    for stage in stages.COMMANDS:
+        run.add(stage)
+    return run

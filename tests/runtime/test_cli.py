@@ -1,0 +1,184 @@
+"""Every script: `--help` without any environment, wrong options end with status 2, wrong data with one line and 1."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from chexseg.errors import DataError, UsageError
+from chexseg.runtime import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(
+    str(p.relative_to(ROOT))
+    for folder in (ROOT, ROOT / "IRNet", ROOT / "localization_eval")
+    for p in folder.glob("*.py")
+    if p.name not in ("constants.py", "__init__.py")
+)
+
+
+def run_here(script, arguments, monkeypatch, capsys):
+    """A script as `python script arguments` would run it, in this process: torch is loaded once, not thirty times."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / script), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    return ended.value.code, capsys.readouterr()
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch, tmp_path):
+    for name in ("CHEXPERT_DATA_DIR", "OBJ_EFFICIENCY_BASE_PATH", "TEST_SEG_LABELS_GT_BASE_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_all_stages_are_here():
+    assert {
+        "make_synthetic_chexpert.py", "train.py", "test.py", "localization_eval/pred_segmentation.py",
+        "localization_eval/gt_segmentation.py", "localization_eval/eval.py", "IRNet/convert_to_hdf5.py",
+        "IRNet/cam_to_ir_label_hdf5.py", "IRNet/train_irnet.py", "make_pseudo_seg_labels.py",
+        "create_train_set_subsets.py", "segmentation_train.py", "segmentation_test.py", "make_tables.py",
+    } == set(SCRIPTS)  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_needs_no_environment_and_explains_every_option(script, monkeypatch, capsys, tmp_path):
+    status, shown = run_here(script, ["--help"], monkeypatch, capsys)
+    assert status == 0 and shown.err == ""
+    assert f"python {script}" in shown.out or f"python {Path(script).name}" in shown.out
+    assert list(tmp_path.iterdir()) == []
+    module = runpy.run_path(str(ROOT / script), run_name="imported")
+    for action in module["build_parser"]()._actions:
+        assert action.help, f"{script}: {action.option_strings} has no help"
+        assert action.type is not bool
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_option_is_wrong_usage(script, monkeypatch, capsys, tmp_path):
+    status, shown = run_here(script, ["--no_such_option", "3"], monkeypatch, capsys)
+    assert status == 2
+    assert "--no_such_option" in shown.err or "required" in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def booleans():
+    for script in SCRIPTS:
+        text = (ROOT / script).read_text()
+        for line in text.splitlines():
+            if "add_boolean(parser," in line:
+                yield script, line.split('"')[1]
+
+
+@pytest.mark.parametrize(("script", "option"), list(booleans()))
+def test_booleans_refuse_what_is_neither(script, option, monkeypatch, capsys):
+    status, shown = run_here(script, [option, "maybe"], monkeypatch, capsys)
+    assert status == 2
+    assert "expected True or False, got 'maybe'" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], False), (["--x"], True), (["--x", "True"], True), (["--x", "False"], False), (["--x", "no"], False)],
+)
+def test_boolean_forms(words, value):
+    parser = cli.make_parser("doc")
+    cli.add_boolean(parser, "--x", help="x")
+    assert parser.parse_args(words).x is value
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (cli.positive_int, "1", "0"),
+        (cli.positive_int, "7", "1.5"),
+        (cli.non_negative_int, "0", "-1"),
+        (cli.fraction, "0.9", "1.1"),
+        (cli.fraction, "0", "nan"),
+        (cli.positive_float, "1e-4", "0"),
+        (cli.positive_float, "1", "inf"),
+        (cli.non_negative_float, "0", "ten"),
+    ],
+)
+def test_numbers(kind, good, bad):
+    import argparse
+
+    assert kind(good) == float(good)
+    with pytest.raises(argparse.ArgumentTypeError, match="expected .*, got"):
+        kind(bad)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(DataError("a.csv: bad\nvalue"), 1), (UsageError("--x and --y exclude each other"), 2), (OSError("disk full"), 1)],
+)
+def test_errors_end_in_one_line(error, status, capsys):
+    def fail(args):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(fail, lambda: cli.make_parser("doc"), [])
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == status and len(lines) == 1
+    assert "error: " + " ".join(str(error).split()) in lines[0]
+
+
+def test_an_error_in_a_loaders_worker_is_told_without_its_traceback(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(
+            lambda args: list(torch.utils.data.DataLoader(Damaged(), num_workers=1)), lambda: cli.make_parser(""), []
+        )
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 1 and said.endswith(": error: a.jpg: ValueError: not an image; replace it")
+    assert "Traceback" not in said
+
+
+class Damaged(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise DataError("a.jpg: ValueError: not an image;\nreplace it")
+
+
+def test_the_caller_gets_its_signal_handler_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        cli.run(lambda args: None, lambda: cli.make_parser("doc"), [])
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_bugs_show_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda args: 1 / 0, lambda: cli.make_parser("doc"), [])
+
+
+def test_blank_words_of_a_pasted_command_are_dropped():
+    seen = []
+
+    def build():
+        parser = cli.make_parser("doc")
+        parser.add_argument("--weights", default="x", help="w")
+        return parser
+
+    with pytest.raises(SystemExit):
+        cli.run(seen.append, build, ["--weights", "", " "])
+    assert seen[0].weights == ""
+
+
+@pytest.mark.parametrize("variable", ["CHEXPERT_DATA_DIR", "OBJ_EFFICIENCY_BASE_PATH"])
+def test_variable_that_points_nowhere_is_named(variable, tmp_path):
+    """As a process of its own, from another working directory."""
+    environment = {**os.environ, variable: str(tmp_path / "nowhere")}
+    done = subprocess.run(
+        [sys.executable, ROOT / "test.py", "--ckpt_path", "none.ckpt", "--save_train_cams"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    wanted = f"{variable}={tmp_path}/nowhere: no such folder" if variable == "CHEXPERT_DATA_DIR" else "none.ckpt"
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 2
+    assert wanted in done.stderr or "none.ckpt: no such checkpoint" in done.stderr
