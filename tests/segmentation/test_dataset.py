@@ -27,7 +27,7 @@ from chexseg.segmentation.model import (
     normalisation_for,
     save_model,
 )
-from chexseg.segmentation.prediction import Originals, original_masks
+from chexseg.segmentation.prediction import Originals, original_masks, predict
 from chexseg.training.draws import Draw
 
 TASKS = ("Cardiomegaly", "Edema", "Support Devices")
