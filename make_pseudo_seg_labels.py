@@ -120,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
 
     def walked(rows: Sequence[int]) -> Iterator[tuple[str, dict]]:
         stream = ordered_map(films, rows, args.num_workers)
-        for batch in draws.fixed_places(rows, args.batch_size):
+        for batch in draws.fixed_slots(rows, args.batch_size):
             places = [place for place, row in enumerate(batch) if row is not None]
             some = [(batch[place], next(stream)) for place in places]
             filled = [np.zeros_like(some[0][1].pixels)] * args.batch_size
@@ -151,7 +151,7 @@ def main(args: argparse.Namespace) -> None:
             merge=mask_files.merge_parts,
             record=record,
             shard_size=args.shard_size,
-            describe=f"pseudo masks ({kind})",
+            label=f"pseudo masks ({kind})",
             item_fingerprint=films.fingerprint,
         )
 

@@ -118,7 +118,7 @@ def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
         merge=mask_files.merge_parts,
         record=provenance.describe(arguments, inputs, code=__file__),
         shard_size=args.shard_size,
-        describe="predicted masks",
+        label="predicted masks",
         item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),
     )
     if distributed.is_main():

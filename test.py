@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
         merge=merge,
         record=record,
         shard_size=args.shard_size,
-        describe="saliency maps",
+        label="saliency maps",
         item_fingerprint=images.fingerprint,
     )
     if distributed.is_main():

@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
         merge=partial(hdf5_files.merge_label_parts, tasks=train_set.tasks, count=len(ids), image_size=size),
         record=provenance.describe(vars(args) | {"batch_size": None}, [train_set.path, path], code=__file__),
         shard_size=args.shard_size,
-        describe="relation labels",
+        label="relation labels",
     )
 
 

@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
         merge=partial(hdf5_files.merge_train_parts, tasks=tasks, count=len(ids)),
         record=record,
         shard_size=args.shard_size,
-        describe="images and maps to HDF5",
+        label="images and maps to HDF5",
         item_fingerprint=lambda name: provenance.stat_fingerprint(chexpert.find_image(folder, name, "train")),
     )
 

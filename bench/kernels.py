@@ -112,8 +112,8 @@ def dense_walk(cam: Tensor, boundary: Tensor, *, beta: float, exp_times: int, ra
     place = torch.arange(height * width).view(height, width)
     matrix = torch.eye(height * width)
     for direction, values in affinity.path_affinity(boundary[0, 0], radius):
-        start = affinity.from_view(place, direction).reshape(-1)
-        end = affinity.from_view(place, direction, direction).reshape(-1)
+        start = affinity.shifted_view(place, direction).reshape(-1)
+        end = affinity.shifted_view(place, direction, direction).reshape(-1)
         matrix[start, end] = matrix[end, start] = values.reshape(-1) ** beta
     matrix = (matrix / matrix.sum(0, keepdim=True)).to(cam.device)
     for _ in range(exp_times):
@@ -191,10 +191,10 @@ def gathered_step(logits: Tensor, labels: Tensor, radius: int) -> tuple[float, T
     flat, affinities, starts, ends = logits.sigmoid().flatten(1), [], [], []
     for direction in affinity.directions(radius):
         points = affinity.path(*direction)
-        paths = torch.stack([affinity.from_view(place, direction, point).reshape(-1) for point in points])
+        paths = torch.stack([affinity.shifted_view(place, direction, point).reshape(-1) for point in points])
         affinities.append(1 - flat[:, paths].amax(1))
-        starts.append(affinity.from_view(place, direction).reshape(-1))
-        ends.append(affinity.from_view(place, direction, direction).reshape(-1))
+        starts.append(affinity.shifted_view(place, direction).reshape(-1))
+        ends.append(affinity.shifted_view(place, direction, direction).reshape(-1))
     pairs, start, end = torch.cat(affinities, dim=1), torch.cat(starts), torch.cat(ends)
     like, unlike = -torch.log(pairs.clamp(min=1e-12)), -torch.log((1 - pairs).clamp(min=1e-12))
     total, present = torch.zeros((), device=logits.device), 0

@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
         merge=mask_files.merge_parts,
         record=provenance.describe(vars(args), [path], code=__file__),
         shard_size=args.shard_size,
-        describe="masks of polygons",
+        label="masks of polygons",
     )
 
 

@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
         merge=mask_files.merge_parts,
         record=record,
         shard_size=args.shard_size,
-        describe="threshold masks",
+        label="threshold masks",
     )
 
 

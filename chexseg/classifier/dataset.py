@@ -70,8 +70,8 @@ def read_batches(
     images: ImageSet, ids: Sequence[str], size: int, batch_size: int, num_workers: int
 ) -> Iterator[tuple[list[str | None], torch.Tensor, list[tuple[int, int]]]]:
     """(ids, pixels (batch_size, size, size) uint8, original sizes) in order. Each image is at the place that it has in
-    any run (`draws.fixed_places`); the id is None where there is none. Workers decode while the network runs."""
-    plan = draws.fixed_places([images.rows[name] for name in ids], batch_size)
+    any run (`draws.fixed_slots`); the id is None where there is none. Workers decode while the network runs."""
+    plan = draws.fixed_slots([images.rows[name] for name in ids], batch_size)
     names = [None if row is None else images.ids[row] for batch in plan for row in batch]
     loader = DataLoader(
         _Pixels(images, names, size),

@@ -121,7 +121,7 @@ def build(
         write=write,
         merge=merge,
         record=record | {"arguments": {**record["arguments"], **layout}},
-        describe=f"samples for {path.name}",
+        label=f"samples for {path.name}",
         item_fingerprint=item_fingerprint,
         on_lock="wait",
     )

@@ -37,7 +37,7 @@ def path(dy: int, dx: int) -> tuple[Direction, ...]:
     return tuple((y, x) for y in rows for x in columns if (dy * x - dx * y) ** 2 < length)
 
 
-def from_view(field: Tensor, direction: Direction, point: Direction = (0, 0)) -> Tensor:
+def shifted_view(field: Tensor, direction: Direction, point: Direction = (0, 0)) -> Tensor:
     """Of a field (..., h, w): the values `point` away from each pixel that has a partner in `direction` (dy >= 0)."""
     (dy, dx), (y, x) = direction, point
     height, width = field.shape[-2] - dy, field.shape[-1] - abs(dx)
@@ -57,7 +57,7 @@ def path_maxima(field: Tensor, radius: int) -> Iterator[tuple[Direction, Tensor]
     for direction in _fitting(field, radius):
         largest = None
         for point in path(*direction):
-            view = from_view(field, direction, point)
+            view = shifted_view(field, direction, point)
             largest = view if largest is None else torch.maximum(largest, view)
         yield direction, largest
 
@@ -99,8 +99,8 @@ def _bits(selected: Tensor) -> Tensor:
 
 def _pairs(zeros: Tensor, ones: Tensor, direction: Direction) -> tuple[Tensor, Tensor, Tensor]:
     """Bits of the classes in which a pair is background, foreground, or unlike."""
-    a0, a1 = from_view(zeros, direction), from_view(ones, direction)
-    b0, b1 = from_view(zeros, direction, direction), from_view(ones, direction, direction)
+    a0, a1 = shifted_view(zeros, direction), shifted_view(ones, direction)
+    b0, b1 = shifted_view(zeros, direction, direction), shifted_view(ones, direction, direction)
     return a0 & b0, a1 & b1, (a0 & b1) | (a1 & b0)
 
 
@@ -168,9 +168,9 @@ def _blame_in_torch(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor
     place = torch.arange(logits.numel(), device=logits.device).view(logits.shape)
     for direction in _fitting(logits, radius):
         background, foreground, other = _pairs(zeros, ones, direction)
-        at = torch.stack([from_view(logits, direction, point) for point in path(*direction)]).argmax(0)
+        at = torch.stack([shifted_view(logits, direction, point) for point in path(*direction)]).argmax(0)
         offsets = _offsets(direction, logits.shape[-1], logits.device)
-        culprit = (from_view(place, direction) + offsets[at]).reshape(-1)
+        culprit = (shifted_view(place, direction) + offsets[at]).reshape(-1)
         like.view(-1).index_add_(0, culprit, (weights[0][background] + weights[1][foreground]).reshape(-1))
         unlike.view(-1).index_add_(0, culprit, weights[2][other].reshape(-1))
     return like, unlike

@@ -21,8 +21,8 @@ def duration(seconds: float) -> str:
 class ProgressLines:
     """What a bar says, as a line a minute for a log file: how much is done, and about when it will be."""
 
-    def __init__(self, describe: str, total: int):
-        self.describe, self.total, self.done = describe, total, 0
+    def __init__(self, label: str, total: int):
+        self.label, self.total, self.done = label, total, 0
         self.started = self.told = time.monotonic()
         self.silent = sys.stderr.isatty() or not distributed.is_main()
 
@@ -33,4 +33,4 @@ class ProgressLines:
         if not self.silent and now - self.told >= SECONDS_BETWEEN_LINES:
             self.told = now
             left = (now - self.started) / self.done * (self.total - self.done)
-            log.info("%s: %d of %d, about %s left", self.describe, self.done, self.total, duration(left))
+            log.info("%s: %d of %d, about %s left", self.label, self.done, self.total, duration(left))

@@ -60,7 +60,7 @@ def build(
     merge: Callable[[Sequence[Path], Path], None],
     record: dict,
     shard_size: int = 256,
-    describe: str = "images",
+    label: str = "images",
     item_fingerprint: Callable[[T], str] = str,
     on_lock: str = "refuse",
 ) -> bool:
@@ -80,7 +80,7 @@ def build(
     with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
         distributed.barrier()
         parts = [items[i : i + shard_size] for i in range(0, len(items), shard_size)]
-        look = partial(_look_for_changes, output, record, parts, item_fingerprint, describe)
+        look = partial(_look_for_changes, output, record, parts, item_fingerprint, label)
         prints, whole, reason = distributed.from_main(look)
         folder = output.with_name(f".{output.name}.parts")
         if reason is None:
@@ -99,7 +99,7 @@ def build(
         distributed.barrier()
         paths = [folder / name for name in names]
         done = distributed.broadcast_object(_check(paths, prints) if distributed.is_main() else None)
-        _work(parts, paths, prints, done, process, write, describe)
+        _work(parts, paths, prints, done, process, write, label)
         distributed.barrier()
         if distributed.is_main():
             for path, expected in zip(paths, prints, strict=True):
@@ -115,13 +115,13 @@ def build(
 
 
 def _look_for_changes(
-    output: Path, record: dict, parts: Sequence[Sequence], item_fingerprint: Callable, describe: str
+    output: Path, record: dict, parts: Sequence[Sequence], item_fingerprint: Callable, label: str
 ) -> tuple[list[str], str, str | None]:
     """Fingerprints of each shard and of all, and `is_valid`'s answer. Rank 0 alone looks at the items: a million
     on 32 ranks take long, and copies of the data on several machines differ in their times."""
     common, prints, whole = provenance.fingerprint(record), [], hashlib.sha256()
     whole.update(common.encode())
-    for part in tqdm(parts, desc=f"{describe}: looking for changes", delay=3, leave=False, disable=None):
+    for part in tqdm(parts, desc=f"{label}: looking for changes", delay=3, leave=False, disable=None):
         each = [f"{item}\0{item_fingerprint(item)}" for item in part]
         prints.append(_hash([common, *each]))
         for text in each:
@@ -168,18 +168,18 @@ def _part_problem(path: Path, expected: str) -> str | None:
     return None
 
 
-def _work(parts, paths, prints, done, process, write, describe) -> None:
+def _work(parts, paths, prints, done, process, write, label) -> None:
     """This rank's share of the pending shards, through one call of `process`."""
     pending = [i for i, is_done in enumerate(done) if not is_done]
     mine = pending[distributed.rank() :: distributed.world_size()]
     share = sum(len(parts[i]) for i in mine)
     if any(done):
-        log.info("%s: %d of %d shards already made", describe, sum(done), len(done))
+        log.info("%s: %d of %d shards already made", label, sum(done), len(done))
     records = process([item for i in mine for item in parts[i]]) if mine else iter(())
     # Rank 0 shows its own share: the others keep in step with it. A log file gets a line a minute.
     hidden = True if not distributed.is_main() or not share else None
-    lines = ProgressLines(describe, share)
-    with tqdm(total=share, desc=describe, unit="image", disable=hidden, mininterval=0.5) as bar:
+    lines = ProgressLines(label, share)
+    with tqdm(total=share, desc=label, unit="image", disable=hidden, mininterval=0.5) as bar:
         for i in mine:
             shard = []
             for result in islice(records, len(parts[i])):
@@ -187,7 +187,7 @@ def _work(parts, paths, prints, done, process, write, describe) -> None:
                 bar.update()
                 lines.update()
             if len(shard) != len(parts[i]):
-                raise RuntimeError(f"{describe}: {len(parts[i])} items gave {len(shard)} records")
+                raise RuntimeError(f"{label}: {len(parts[i])} items gave {len(shard)} records")
             with atomic(paths[i]) as temporary:
                 write(shard, temporary)
                 checksum = provenance.sha256(temporary)

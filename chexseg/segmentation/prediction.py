@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from chexseg.data import rle
 from chexseg.data.images import fit_shape, fit_square, normalise, read_image
 from chexseg.segmentation.model import SegmentationSpec
-from chexseg.training.draws import Draw, fixed_places
+from chexseg.training.draws import Draw, fixed_slots
 from chexseg.training.loader import Loader
 from chexseg.training.loop import autocast
 
@@ -49,11 +49,11 @@ def predict(
     """(image id, {task: RLE at the original size}) for each image, in order.
 
     `rows` says where each image of `dataset` stands in the whole set, ascending: it has that place in its batch
-    (`draws.fixed_places`), which others fill up, so that a mask does not depend on how the images were divided.
+    (`draws.fixed_slots`), which others fill up, so that a mask does not depend on how the images were divided.
     """
     rows = range(len(dataset)) if rows is None else rows
     indices = {row: index for index, row in enumerate(rows)}
-    plan = [[indices.get(row) for row in batch] for batch in fixed_places(rows, batch_size)]
+    plan = [[indices.get(row) for row in batch] for batch in fixed_slots(rows, batch_size)]
     parts = [[place for place, index in enumerate(batch) if index is not None] for batch in plan]
     filling = [next(index for index in batch if index is not None) for batch in plan]
     full = [[Draw(other if i is None else i) for i in batch] for batch, other in zip(plan, filling, strict=True)]

@@ -92,7 +92,7 @@ def in_order(length: int, batch_size: int, *, rank: int = 0, world_size: int = 1
     return [[Draw(i) for i in mine[start : start + batch_size]] for start in range(0, len(mine), batch_size)]
 
 
-def fixed_places(rows: Iterable[int], batch_size: int) -> Iterator[list[int | None]]:
+def fixed_slots(rows: Iterable[int], batch_size: int) -> Iterator[list[int | None]]:
     """Ascending rows of a set as batches of one size, each row at the place it has in any run; None where nothing is.
 
     How a network rounds depends on an image's place in the batch (not on what lies beside it), so an image's result
