@@ -1,4 +1,5 @@
-"""Scores: IoU between mask files, AUROC. Intervals are in `bootstrap`, IoU at many thresholds in `pooled_iou`.
+"""Scores: IoU between mask files, AUROC. Intervals are in `bootstrap`, IoU at many thresholds in `pooled_iou`, the hit
+rate of saliency maps in `hits`.
 
 Two protocols, never mixed. *Pooled* (CheXseg): intersections and unions are summed over the set, then divided.
 *Per image* (CheXlocalize): the mean of the images' IoUs.
@@ -110,17 +111,6 @@ def _pair_counts(pairs: Sequence[tuple[Mapping | None, Mapping]]) -> np.ndarray:
     if len(both):
         intersection[both] = rle.area([coco.merge(list(pairs[i]), intersect=True) for i in both])
     return np.stack([intersection, predicted + truth - intersection, predicted, truth])
-
-
-def hit(coded: Mapping, saliency: np.ndarray) -> bool:
-    """Whether the centre of the map's largest value (h, w), the first of equals, lies inside the mask of the same field
-    of view. A map without a positive finite value hits nothing."""
-    saliency = np.where(np.isfinite(saliency), saliency, 0)
-    if saliency.max() <= 0:
-        return False
-    peak = np.unravel_index(saliency.argmax(), saliency.shape)
-    row, column = ((2 * p + 1) * m // (2 * n) for p, n, m in zip(peak, saliency.shape, coded["size"], strict=True))
-    return bool(rle.sample(coded, np.array([row]), np.array([column]))[0, 0])
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
