@@ -41,8 +41,10 @@ class Comparison:
         if np.array_equal(*has):
             return self.scores[protocol][first], self.scores[protocol][second]
         both = np.logical_and(*has)
-        score = (bootstrap.score(self.overlaps[name].where(both), self.resamples, protocol) for name in (first, second))
-        return tuple(score)
+        one, other = (
+            bootstrap.score(self.overlaps[name].where(both), self.resamples, protocol) for name in (first, second)
+        )
+        return one, other
 
     def never_occur(self) -> list[str]:
         """Tasks without a pixel of ground truth: shown, not scored."""

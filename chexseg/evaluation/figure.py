@@ -61,7 +61,7 @@ def choose(truth: Mapping[str, Mapping], images: Sequence[str], tasks: Sequence[
     for image in images:
         entry = truth[image]
         present = [task for task in tasks if task in entry]
-        areas = rle.area([entry[task] for task in present]) if present else []
+        areas = rle.area([entry[task] for task in present]).tolist() if present else []
         shown[image] = {task for task, area in zip(present, areas, strict=True) if area}
     chosen: list[str] = []
     seen: set[str] = set()
@@ -132,7 +132,8 @@ def _row(
     truth: Mapping[str, Mapping],
     colours: Mapping[str, np.ndarray],
 ) -> list[Panel]:
-    shape = fit_shape(*pixels.shape, PANEL)
+    height, width = pixels.shape
+    shape = fit_shape(height, width, PANEL)
     base = _grey(pixels, shape)
     present = {task: coded for task, coded in truth.items() if task in colours and rle.area([coded])[0]}
     return [_panel(column, image, base, present, colours) for column in columns]
