@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 
 import constants
-from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.classifier.saliency_store import open_maps
 from chexseg.data import chexpert, mask_files
 from chexseg.data.images import read_image
 from chexseg.errors import DataError, UsageError
@@ -100,7 +100,7 @@ def draw_sheet(args: argparse.Namespace, truth, methods, found: tables.Compariso
     images = {image: read_image(chexpert.find_image(image_dir, image)) for image in chosen}
     columns = []
     if args.maps:
-        columns.append(figure.Column("Saliency map", maps=SaliencyMaps(args.maps)))
+        columns.append(figure.Column("Saliency map", maps=open_maps(args.maps)))
     if args.pseudo:
         pseudo = mask_files.MaskFile(args.pseudo, constants.ALIASES)
         columns.append(figure.Column("Pseudo mask", pseudo, against_truth=True))

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 import constants
-from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.classifier.saliency_maps import SaliencyMaps
+from chexseg.classifier.saliency_store import open_maps
 from chexseg.data import mask_files, rle
 from chexseg.data.images import upsample
 from chexseg.errors import DataError
@@ -58,13 +59,12 @@ def report_missing(sides: dict[str, set[str]], path: Path) -> None:
 def hits(store: SaliencyMaps, truth: mask_files.MaskFile, tasks: Sequence[str], images: Sequence[str]) -> np.ndarray:
     """(images, tasks): 1 where the map's peak lies in the mask, 0 where not, NaN without ground truth or map."""
     found, rows = np.full((len(images), len(tasks)), np.nan), store.task_rows(tasks)
-    size = (store.image_size,) * 2 if store.image_size else None  # a pickle holds its map at this size already
     for line, image in zip(found, images, strict=True):
         if image in store:
             maps, entry = store[image]["maps"][rows], truth[image]
             for column, task in enumerate(tasks):
                 if task in entry and rle.area([entry[task]])[0]:
-                    line[column] = metrics.hit(entry[task], upsample(maps[[column]], size or maps.shape[1:])[0])
+                    line[column] = metrics.hit(entry[task], upsample(maps[[column]], store.network_size)[0])
     return found
 
 
@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     resamples = bootstrap.Resamples(images, args.num_replicates, args.seed)
     table = pd.concat([bootstrap.table(bootstrap.score(found, resamples, p), p) for p in bootstrap.PROTOCOLS])
     if args.map_dir:
-        store = SaliencyMaps(args.map_dir)
+        store = open_maps(args.map_dir)
         if without := sum(image not in store for image in images):
             log.warning("%s: %d images have no saliency map: not in the hit rate", store.path, without)
         if without == len(images):
