@@ -21,7 +21,7 @@ import constants
 from chexseg.classifier import saliency_masks, saliency_store
 from chexseg.data import chexpert, mask_files, rle
 from chexseg.data.images import normalise
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import UsageError
 from chexseg.irnet import boundary_net, random_walk
 from chexseg.irnet.dataset import OtherFilms, TrainFilms
 from chexseg.runtime import cli, distributed, provenance, shards
@@ -77,22 +77,11 @@ def present_findings(args: argparse.Namespace, run: Path, films) -> tuple[np.nda
     if args.gate == "none":
         return np.ones((len(films.ids), len(films.tasks)), bool), []
     if args.gate == "probability" or not (args.irn_is_training or args.csv_path):
-        maps = saliency_store.SaliencyMaps(run)
-        return probabilities(maps, films.ids)[:, maps.task_rows(films.tasks)] >= args.gate_probability, saved(maps.path)
+        maps = saliency_store.open_maps(run)
+        return maps.probabilities(films.ids)[:, maps.task_rows(films.tasks)] >= args.gate_probability, saved(maps.path)
     path = args.csv_path or chexpert.split_csv(constants.data_dir(), "train")
     frame = chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
     return chexpert.present(frame, films.ids, films.tasks, uncertain=args.uncertain_is_present), [path]
-
-
-def probabilities(maps: saliency_store.SaliencyMaps, ids: Sequence[str]) -> np.ndarray:
-    """(N, all tasks of the maps) float32, from a store in one go."""
-    if maps.path.is_dir():
-        return np.stack([maps[name]["probabilities"] for name in ids])
-    table = saliency_store.read_predictions(maps.path)
-    places = table.index.get_indexer(ids)
-    if (places < 0).any():
-        raise DataError(f"{maps.path}: no saliency map of {ids[places.argmin()]}; run test.py on a set that has it")
-    return table.to_numpy()[places]
 
 
 def encoded(films, row: int, stack: np.ndarray) -> tuple[str, dict]:
@@ -147,8 +136,7 @@ def main(args: argparse.Namespace) -> None:
             run / f"pseudo_seg_labels_encoded_{kind}.json",
             range(len(films.ids)),
             process=process,
-            write=mask_files.write_part,
-            merge=mask_files.merge_parts,
+            shard_format=mask_files.MaskShards(),
             record=record,
             shard_size=args.shard_size,
             label=f"pseudo masks ({kind})",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.classifier.saliency_store import open_maps
 from chexseg.data import chexpert, hdf5_files
 from chexseg.data.hdf5_files import IGNORE, Hdf5File
 from chexseg.data.images import read_image, resize_square
@@ -105,9 +105,9 @@ class OtherFilms:
     """The images of a run's saliency maps, decoded now, stretched to `size`, by row; masks at the originals' size."""
 
     def __init__(self, run: Path, tasks: tuple[str, ...], data_dir: Path, size: int | None):
-        self._maps, self._data_dir = SaliencyMaps(run), data_dir
+        self._maps, self._data_dir = open_maps(run), data_dir
         self.ids, self.tasks, self.path = self._maps.ids, tasks, self._maps.path
-        self.size = size or self._maps.image_size or 320
+        self.size = size or self._maps.network_size[0]
         self._rows = self._maps.task_rows(tasks)
 
     def __call__(self, row: int) -> Film:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import constants
-from chexseg.classifier import models, saliency_masks, saliency_store
+from chexseg.classifier import models, saliency_maps, saliency_masks, saliency_pickles, saliency_store
 from chexseg.data import chexpert, hdf5_files, rle
 from chexseg.data.images import normalise, read_image, resize_square
 from chexseg.data.mask_files import MaskFile
@@ -74,10 +74,9 @@ def workspace(tmp_path_factory):
     frame.rename(columns={"Airspace Opacity": "Lung Opacity"}).to_csv(images / "train.csv", index=False)
     folder = root / "base" / "train_cams" / constants.MODEL_NAME
     (folder / "cams").mkdir(parents=True)
-    saliency_store.write_part(records, folder / "part")
-    saliency_store.merge_parts(
-        [folder / "part"], folder / saliency_store.STORE, tasks=constants.OBSERVATIONS, image_size=SIZE, count=len(IDS)
-    )
+    shards = saliency_store.StoreShards(constants.OBSERVATIONS, SIZE, len(IDS))
+    shards.write(records, folder / "part")
+    shards.merge([folder / "part"], folder / saliency_store.STORE)
     pd.DataFrame({"Train_CAM_Id": IDS}).to_csv(folder / "train_cams_paths.csv", index=False)
     torch.manual_seed(0)
     spec = models.ClassifierSpec("resnet10w32", constants.OBSERVATIONS, image_size=SIZE)
@@ -130,7 +129,7 @@ def test_train_set_holds_images_and_maps(folder, workspace):
         image = read_image(chexpert.find_image(workspace / "data", IDS[4]))
         assert np.array_equal(file["cxr_images"][4], resize_square(image, SIZE))
         rows = [constants.OBSERVATIONS.index(t) for t in TASKS]
-        assert np.array_equal(file["cxr_cams"][4], saliency_store.SaliencyMaps(folder)[IDS[4]]["maps"][rows])
+        assert np.array_equal(file["cxr_cams"][4], saliency_store.open_maps(folder)[IDS[4]]["maps"][rows])
 
 
 def test_relation_labels_of_present_findings(folder):
@@ -254,7 +253,7 @@ def test_pseudo_masks_of_the_seeds_command(folder):
     )
     walked, plain = (entries(folder / f"pseudo_seg_labels_encoded_{kind}.json") for kind in ("irnet", "cams"))
     assert list(walked) == list(plain) == IDS
-    stored = saliency_store.SaliencyMaps(folder)
+    stored = saliency_store.open_maps(folder)
     for i, name in enumerate(IDS):
         assert list(walked[name]) == list(plain[name]) == list(TASKS)
         assert_nearly_equal(walked[name], naive_masks(folder, i, present()[i]))
@@ -276,7 +275,7 @@ def test_gates_and_options(folder):
     for i in (2, 5):
         assert_nearly_equal(entries(path)[IDS[i]], naive_masks(folder, i, present(uncertain=False)[i]))
     assert pseudo("--gate", "probability", "--gate_probability", "0.6") == 0
-    stored = saliency_store.SaliencyMaps(folder)
+    stored = saliency_store.open_maps(folder)
     for i in (0, 4):
         likely = stored[IDS[i]]["probabilities"][stored.task_rows(TASKS)] >= 0.6
         assert 0 < likely.sum() < 10
@@ -294,16 +293,16 @@ def probable(folder, ids):
 
 def test_probabilities_come_from_the_store_at_once_or_from_pickles(workspace, tmp_path, monkeypatch):
     folder = workspace / "base" / "train_cams" / constants.MODEL_NAME
-    stored, ids = saliency_store.SaliencyMaps(folder), [IDS[4], IDS[0], IDS[2]]
+    stored, ids = saliency_store.open_maps(folder), [IDS[4], IDS[0], IDS[2]]
     rows = stored.task_rows(TASKS)
     expected = np.stack([stored[name]["probabilities"][rows] >= 0.6 for name in ids])
     (tmp_path / "cams").mkdir()
     for name in IDS:
         image = np.zeros((SIZE, SIZE), np.uint8)
-        saliency_store.write_pickles(tmp_path / "cams", name, constants.OBSERVATIONS, stored[name], image, None)
+        saliency_pickles.write_pickles(tmp_path / "cams", name, constants.OBSERVATIONS, stored[name], image, None)
     found, files = probable(tmp_path, ids)
     assert np.array_equal(found, expected) and files == []
-    monkeypatch.setattr(saliency_store.SaliencyMaps, "__getitem__", None)  # image by image
+    monkeypatch.setattr(saliency_maps.SaliencyMaps, "__getitem__", None)  # image by image
     found, files = probable(folder, ids)
     assert np.array_equal(found, expected) and files == [folder / saliency_store.STORE]
     with pytest.raises(DataError, match="no saliency map of patient00007"):
@@ -347,7 +346,7 @@ def test_another_set_at_its_own_size(folder, workspace):
         file["sizes"][2] = 33, 21
     assert pseudo("--irn_pseudo_labels_save_dir", other, "--irn_is_training", "False", "--num_workers", 0) == 0
     walked, plain = (entries(other / f"pseudo_seg_labels_encoded_{kind}.json") for kind in ("irnet", "cams"))
-    stored = saliency_store.SaliencyMaps(other)
+    stored = saliency_store.open_maps(other)
     assert {tuple(walked[IDS[2]][t]["size"]) for t in TASKS} == {(33, 21)}  # among others in the batch
     for i in (0, 5):
         found = rle.decode([walked[IDS[i]][t] for t in TASKS])
