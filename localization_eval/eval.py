@@ -8,7 +8,7 @@ Three protocols, always named: `pooled` (CheXseg), `per_image` and `per_image_al
 or counting false positives and negatives). Writes, beside <output>.csv (IoU): <output>_metrics.csv (Dice, precision,
 recall, specificity too), CheXlocalize's <output>_results_per_cxr.csv and <output>_bootstrap_results_per_cxr.csv (with
 maps also those of hits), and <output>_missing.csv of images that one of the files lacks: they are not scored. With
---all_images the set is complete: a mask on a film that the ground truth lacks is a false positive, under every protocol.
+--all_images the set is complete: a mask on a film that the ground truth lacks is a false positive in every protocol.
 """
 
 import argparse

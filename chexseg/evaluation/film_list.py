@@ -56,6 +56,7 @@ class Joined(Mapping[str, Masks]):
 class FilmSet:
     """Ground truth and predictions of all films, and what is to be said of them."""
 
+    truth: Mapping[str, Masks]
     methods: dict[str, Mapping[str, Masks]]
     notes: list[str]
 

@@ -84,8 +84,8 @@ def evaluate(
 
 
 def metric_table(overlap: metrics.Overlap, resamples: bootstrap.Resamples) -> pd.DataFrame:
-    """Every metric under every protocol: protocol, metric, task, value, lower, upper, n_images, n_positive; the mean over
-    the tasks is the task `mean`."""
+    """Every metric under every protocol: protocol, metric, task, value, lower, upper, n_images, n_positive. The mean
+    over the tasks is the task `mean`."""
     tables = []
     for protocol in bootstrap.PROTOCOLS:
         for metric in metrics.METRICS:
