@@ -18,9 +18,11 @@ import torch
 
 import constants
 from chexseg.classifier import cam, models, saliency_store
+from chexseg.classifier.choices import CAM_METHODS
 from chexseg.classifier.dataset import ImageSet, read_batches
 from chexseg.data import chexpert
-from chexseg.data.images import NORMALISATION, normalise
+from chexseg.data.images import normalise
+from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import UsageError
 from chexseg.runtime import cli, distributed, provenance, shards
 from chexseg.runtime.files import atomic
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_boolean(parser, "--save_train_cams", help="read the training set, whatever --phase says")
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
     add("--image_size", type=cli.positive_int, default=None, help="side of the network's input [checkpoint's, or 320]")
-    add("--cam_method", choices=cam.METHODS, default="gradcam", help="all but gradcam need the package grad-cam")
+    add("--cam_method", choices=CAM_METHODS, default="gradcam", help="all but gradcam need the package grad-cam")
     add("--save_format", choices=("hdf5", "pickle"), default="hdf5", help="pickle adds CheXlocalize's *_map.pkl")
     add("--normalisation", choices=tuple(NORMALISATION), default=None, help="of the input [checkpoint's, imagenet]")
     add("--csv_path", type=Path, default=None, help="label file [the set's own in CheXpert's folder]")

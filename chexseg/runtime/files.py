@@ -36,7 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if full or isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NOT_WRITTEN):
-            said = f" ({error.strerror})" if full else ""
+            said = f" ({error.strerror})" if isinstance(error, OSError) and full else ""
             raise DataError(
                 f"{path}: could not be written{said}; is the disk full, or a quota reached? "
                 "Make room and run the same command again"

@@ -21,6 +21,7 @@ from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
 from chexseg.runtime.files import atomic, check_room, locked, remove_temporaries
 from chexseg.runtime.progress import ProgressLines
+from chexseg.runtime.shard_format import ShardFormat
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,8 +57,9 @@ def build(
     items: Sequence[T],
     *,
     process: Callable[[Sequence[T]], Iterator[R]],
-    write: Callable[[list[R], Path], None],
-    merge: Callable[[Sequence[Path], Path], None],
+    shard_format: ShardFormat[R] | None = None,
+    write: Callable[[list[R], Path], None] | None = None,
+    merge: Callable[[Sequence[Path], Path], None] | None = None,
     record: dict,
     shard_size: int = 256,
     label: str = "images",
@@ -68,14 +70,16 @@ def build(
 
     process           yields one record per item, in order; it sees the pending items of this rank in one sequence,
                       so that decoding, computing and writing overlap across shard boundaries
-    write             writes a shard's records to the path it is given
-    merge             joins the shards, in order, into the path it is given
+    shard_format      writes a shard's records, and merges the shards
     record            `provenance.describe(...)`: what the result depends on, beside the items
     item_fingerprint  what else a shard depends on, item by item (an image's size and time of change, say)
     shard_size        items of a shard at most; a small set has smaller ones, so that there is work for 16 ranks
     on_lock           `refuse` a second run on the same output, or `wait` for the first
     """
     output = Path(output)
+    if shard_format:
+        write, merge = shard_format.write, shard_format.merge
+    assert write and merge, "shard_format, or both of write and merge"
     shard_size = max(1, min(shard_size, 16 * -(-len(items) // 256)))  # of whole batches of 16
     with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
         distributed.barrier()

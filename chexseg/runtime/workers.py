@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
@@ -23,9 +23,10 @@ def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int
     if num_workers == 0 or len(items) < 2:
         yield from map(function, items)
         return
-    start = {"initializer": _start_worker, "initargs": (function,)}
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), **start) as pool:
-        waiting, rest = deque(), iter(items)
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_start_worker, initargs=(function,))
+    waiting: deque[Future[R]] = deque()
+    with pool:
+        rest = iter(items)
         try:
             for item in islice(rest, 4 * num_workers):
                 waiting.append(pool.submit(_call, item))
@@ -39,7 +40,7 @@ def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int
                 future.cancel()
 
 
-_function: Callable | None = None
+_function: Callable  # a worker's, set when it starts
 
 
 def _start_worker(function: Callable) -> None:
@@ -56,7 +57,9 @@ def _start_worker(function: Callable) -> None:
 
 def end_with_parent() -> None:
     """A worker would wait for ever for the next item of a run that was killed."""
-    parent_process().join()
+    parent = parent_process()
+    assert parent, "only in a worker"
+    parent.join()
     os._exit(1)
 
 
