@@ -1,4 +1,4 @@
-"""Stage 4: pseudo masks of films, from the saliency maps as they are and from a random walk that stops at boundaries."""
+"""Stage 4: pseudo masks of films, from saliency maps as they are and from a random walk that stops at boundaries."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
