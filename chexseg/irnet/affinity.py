@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet.compiled import jit
+from chexseg.irnet.engines import jit, uses_numba
 from chexseg.runtime.distributed import sum_over_ranks
 
 Direction = tuple[int, int]
@@ -44,13 +44,6 @@ def shifted_view(field: Tensor, direction: Direction, point: Direction = (0, 0))
     return field[..., y : y + height, max(0, -dx) + x : max(0, -dx) + x + width]
 
 
-def on_numba(engine: str, device: torch.device) -> bool:
-    """Whether `engine` means the CPU's kernels on this device: `numba`, `torch`, or `auto`, which is Numba on a CPU."""
-    if engine not in ("auto", "numba", "torch") or (engine == "numba" and device.type != "cpu"):
-        raise ValueError(f"engine {engine!r} is not auto, torch or (on the CPU) numba")
-    return engine != "torch" and device.type == "cpu"
-
-
 def path_maxima(field: Tensor, radius: int) -> Iterator[tuple[Direction, Tensor]]:
     """Each direction that fits into the field (..., h, w), and the largest value along it from each pixel that has a
     partner: (..., h - dy, w - |dx|)."""
@@ -75,7 +68,7 @@ def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10, *, engine: s
     of -log(1 - affinity) over pairs of unlike labels, / 2; the loss is the mean over classes with any pair at all, 0
     where there is none. Pairs within `radius`; those that touch 255 don't count. Affinities stay logits
     (-log(1 - sigmoid(z)) = softplus(z)), so no logarithm overflows. Under torchrun: of the whole batch. `engine` as of
-    `on_numba`; on a GPU the host waits for nothing.
+    `uses_numba`; on a GPU the host waits for nothing.
     """
     if logits.shape != (labels.shape[0], 1, *labels.shape[-2:]):
         raise ValueError(f"logits {tuple(logits.shape)} do not fit the labels {tuple(labels.shape)}")
@@ -83,7 +76,7 @@ def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10, *, engine: s
         raise ValueError(f"{labels.shape[1]} classes; at most {MAX_CLASSES}")
     logits = logits.float()[:, 0].contiguous()
     zeros, ones = _bits(labels == 0), _bits(labels == 1)
-    if on_numba(engine, logits.device):
+    if uses_numba(engine, logits.device):
         pairs, blame = _count_pairs(zeros, ones, radius, labels.shape[1]), _blame
     else:
         pairs, blame = _count_in_torch(labels, radius), _blame_in_torch

@@ -5,16 +5,17 @@ is `affinity.relation_loss`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, models
+from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
-from chexseg.runtime.files import atomic
 
 STRIDE, WIDTH, GROUPS, STAGES = 4, 32, 4, 5
 # What follows the stem and each stage, as names of a network's submodules, and the convolutions and poolings whose
@@ -25,10 +26,14 @@ _MOBILENET = ["features.1", "features.3", "features.6", "features.13", "features
 
 @dataclass(frozen=True)
 class BoundarySpec:
-    """What the weights of a boundary network do not say."""
+    """The configuration needed to rebuild the network."""
+
+    KEY: ClassVar[str] = "boundary_spec"
+    WHAT: ClassVar[str] = "a boundary network"
+    MADE_BY: ClassVar[str] = "IRNet/train_irnet.py"
 
     architecture: str
-    normalisation: str = "imagenet"
+    normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
 
 
 class Stages(nn.Module):
@@ -128,17 +133,13 @@ def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Pa
 
 
 def save(path: Path, weights: Mapping[str, Tensor], spec: BoundarySpec, metrics: Mapping) -> None:
-    """Write a network and what its weights do not say, in plain types only."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
-        torch.save({"state_dict": dict(weights), "boundary_spec": asdict(spec), "metrics": dict(metrics)}, file)
+    """Write a network, its spec, and the metrics of its epoch."""
+    checkpoints.save_network(path, dict(weights), spec, metrics)
 
 
 def load(path: Path) -> tuple[BoundaryNet, BoundarySpec]:
-    """A boundary network in eval mode from what `save` wrote."""
-    checkpoint = checkpoints.load_checkpoint(path)
-    if not isinstance(checkpoint.get("boundary_spec"), dict):
-        raise DataError(f"{path}: not a boundary network; make one with IRNet/train_irnet.py")
-    spec = BoundarySpec(**checkpoint["boundary_spec"])
+    """A boundary network in eval mode from what `save` wrote. DataError where the file is another's, or damaged."""
+    weights, spec, _ = checkpoints.load_network(path, BoundarySpec)
     model = build(spec)
-    models.load_exactly(model, checkpoints.state_dict(checkpoint, path), path)
+    models.load_exactly(model, weights, path)
     return model.eval(), spec

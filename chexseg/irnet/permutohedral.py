@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet import compiled
-
-jit = compiled.jit(fastmath=("contract", "nsz", "nnan", "ninf"))
+from chexseg.irnet.engines import FINITE, jit
 
 
 class Lattice(NamedTuple):
@@ -59,7 +57,7 @@ def build_cpu(features: np.ndarray) -> Lattice:
     return Lattice(corner, weight, _neighbours(numbers, count, slots, strides))
 
 
-@jit
+@jit(FINITE)
 def _lookup(number, numbers, slots):
     """The place in the hash table `slots` that holds the corner with this number, or that is free for it."""
     mask = np.uint64(slots.size - 1)
@@ -69,7 +67,7 @@ def _lookup(number, numbers, slots):
     return place
 
 
-@jit
+@jit(FINITE)
 def _embed(features, scales, strides, numbers, corner, weight):
     """Fill the corners' numbers and each point's corners and weights; return how many corners and their hash table."""
     n, d = features.shape
@@ -136,7 +134,7 @@ def _embed(features, scales, strides, numbers, corner, weight):
     return count, slots
 
 
-@jit
+@jit(FINITE)
 def _neighbours(numbers, count, slots, strides):
     directions = len(strides)
     out = np.zeros((directions, count + 1, 2), np.int32)

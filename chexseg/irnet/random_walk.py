@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet.affinity import Direction, on_numba, path_affinity
-from chexseg.irnet.compiled import jit
+from chexseg.irnet.affinity import Direction, path_affinity
+from chexseg.irnet.engines import jit, uses_numba
 
 
 def propagate(
@@ -35,7 +35,7 @@ def propagate(
         raise ValueError(f"maps {tuple(cam.shape)} and boundaries {tuple(boundary.shape)} do not fit")
     if radius < 1 or exp_times < 0 or beta <= 0:
         raise ValueError(f"radius {radius} must be at least 1, exp_times {exp_times} at least 0, beta {beta} above 0")
-    numba = on_numba(engine, cam.device)
+    numba = uses_numba(engine, cam.device)
     if numba and len(cam) > 1:
         # One by one, so that no bit of a result depends on the batch it was in.
         options = {"beta": beta, "exp_times": exp_times, "radius": radius, "engine": engine}
@@ -105,7 +105,7 @@ def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float
     """
     planes = scores.float().flatten(0, -3)[:, None]
     some = (planes > 0).flatten(1).any(1)
-    if on_numba(engine, scores.device):
+    if uses_numba(engine, scores.device):
         masks = torch.zeros(len(planes), *size, dtype=torch.bool)
         for row in some.nonzero()[:, 0].tolist():
             masks[row] = _above(planes[row : row + 1], size, threshold)[0]
@@ -126,7 +126,7 @@ def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: st
     Where `present` (B, C) bool is False they are 0. `walk` are options of `propagate`, as is `engine`.
     """
     cam = F.interpolate(maps.float().nan_to_num(0, 0, 0), boundary.shape[-2:], mode="bilinear", align_corners=False)
-    if not on_numba(engine, cam.device):
+    if not uses_numba(engine, cam.device):
         return propagate(cam * present[..., None, None], boundary, engine=engine, **walk)
     scores = torch.zeros_like(cam)
     for i, rows in enumerate(present):
