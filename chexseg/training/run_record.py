@@ -57,6 +57,10 @@ class Run:
         """The fingerprint of arguments and code alone."""
         return self.with_inputs([]).fingerprint
 
+    def with_record(self, record: Mapping[str, Any], **notes: Any) -> "Run":
+        """The same run with another record."""
+        return replace(self, record=record, notes=notes)
+
     def with_inputs(self, inputs: Sequence[Path | None]) -> "Run":
         """The same run on other input files, each in its role (`provenance.describe`)."""
         described = provenance.describe({}, inputs)
@@ -86,6 +90,11 @@ class Run:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    def recorded_argument(self, name: str) -> Any:
+        """An argument of the run that wrote the record; None where there is none."""
+        arguments = self.recorded().get("arguments")
+        return arguments.get(name) if isinstance(arguments, dict) else None
 
     def _finished(self) -> dict[str, Any]:
         found = self.recorded().get("finished")
