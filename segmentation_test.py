@@ -24,7 +24,7 @@ from chexseg.runtime import cli, distributed, provenance, shards
 from chexseg.segmentation.dataset import locate
 from chexseg.segmentation.model import load_model
 from chexseg.segmentation.prediction import Originals, predict
-from chexseg.training import loop
+from chexseg.training.options import PRECISIONS
 
 log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
-    add("--precision", choices=loop.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
     cli.add_run_options(parser, shard_size=64)
     return parser
 
