@@ -112,3 +112,13 @@ def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
                 if path.is_file():
                     return path
     raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")
+
+
+def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
+    """The image's file, looked for in `splits` in turn. DataError where there is none."""
+    for split in splits:
+        try:
+            return find_image(data_dir, image_id, split)
+        except DataError:
+            continue
+    return find_image(data_dir, image_id)
