@@ -1,11 +1,12 @@
-"""Scores: IoU between mask files, AUROC. Intervals are in `bootstrap`, IoU at many thresholds in `pooled_iou`.
+"""Scores: IoU between mask files, AUROC. Intervals are in `bootstrap`, IoU at many thresholds in `pooled_iou`, the hit
+rate of saliency maps in `hits`.
 
 Two protocols, never mixed. *Pooled* (CheXseg): intersections and unions are summed over the set, then divided.
 *Per image* (CheXlocalize): the mean of the images' IoUs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pycocotools import mask as coco
@@ -40,9 +41,17 @@ class Overlap:
 
     def where(self, images: np.ndarray) -> "Overlap":
         """The same with other images than `images` (a Boolean for each) left unscored."""
-        rows = images[:, None]
-        names = "intersection", "union", "predicted", "truth"
-        return Overlap(self.images, self.tasks, *(np.where(rows, getattr(self, name), np.nan) for name in names))
+
+        def kept(counts: np.ndarray) -> np.ndarray:
+            return np.where(images[:, None], counts, np.nan)
+
+        return replace(
+            self,
+            intersection=kept(self.intersection),
+            union=kept(self.union),
+            predicted=kept(self.predicted),
+            truth=kept(self.truth),
+        )
 
     def per_image(self, *, true_positives: bool) -> np.ndarray:
         """IoU of each pair, (images, tasks). NaN, which no mean counts, where both masks are empty; with
@@ -76,17 +85,18 @@ def overlap(
             unpredicted[task] += task in true and task not in ours
         columns = [column for column, task in enumerate(tasks) if task in true]
         pairs = [(ours.get(tasks[c]), true[tasks[c]]) for c in columns]
-        for column, (predicted, annotated) in zip(columns, pairs, strict=True):
-            if predicted is not None and list(predicted["size"]) != list(annotated["size"]):
+        for column, (our, their) in zip(columns, pairs, strict=True):
+            if our is not None and list(our["size"]) != list(their["size"]):
                 raise DataError(
-                    f"{image}: {tasks[column]}: prediction is {_size(predicted)}, ground truth is {_size(annotated)}; "
+                    f"{image}: {tasks[column]}: prediction is {_size(our)}, ground truth is {_size(their)}; "
                     "make the prediction at the original's size (pred_segmentation.py --phase test)"
                 )
         counts[:, row, columns] = _pair_counts(pairs)
     notes = [f"no prediction of {len(absent)} images, not scored: {some(absent)}"] if absent else []
     notes += [f"{task}: not annotated in {n} images, not scored there" for task, n in unannotated.items() if n]
     notes += [f"{task}: no prediction in {n} images, counted as empty" for task, n in unpredicted.items() if n]
-    return Overlap(images, tuple(tasks), *counts, notes)
+    intersection, union, predicted, annotated = counts
+    return Overlap(images, tuple(tasks), intersection, union, predicted, annotated, notes)
 
 
 def some(names: Sequence[str], count: int = 5) -> str:
@@ -101,26 +111,15 @@ def _size(coded: Mapping) -> str:
 def _pair_counts(pairs: Sequence[tuple[Mapping | None, Mapping]]) -> np.ndarray:
     """Intersection, union, predicted and true pixels of each pair, (4, pairs)."""
     truth = rle.area([true for _, true in pairs]) if pairs else np.zeros(0, np.int64)
-    there = [i for i, (predicted, _) in enumerate(pairs) if predicted is not None]
+    there = [(i, ours) for i, (ours, _) in enumerate(pairs) if ours is not None]
     predicted = np.zeros_like(truth)
     if there:
-        predicted[there] = rle.area([pairs[i][0] for i in there])
-    both = np.flatnonzero((predicted > 0) & (truth > 0))
+        predicted[[i for i, _ in there]] = rle.area([ours for _, ours in there])
+    both = np.flatnonzero((predicted > 0) & (truth > 0)).tolist()
     intersection = np.zeros_like(truth)
-    if len(both):
+    if both:
         intersection[both] = rle.area([coco.merge(list(pairs[i]), intersect=True) for i in both])
     return np.stack([intersection, predicted + truth - intersection, predicted, truth])
-
-
-def hit(coded: Mapping, saliency: np.ndarray) -> bool:
-    """Whether the centre of the map's largest value (h, w), the first of equals, lies inside the mask of the same field
-    of view. A map without a positive finite value hits nothing."""
-    saliency = np.where(np.isfinite(saliency), saliency, 0)
-    if saliency.max() <= 0:
-        return False
-    peak = np.unravel_index(saliency.argmax(), saliency.shape)
-    row, column = ((2 * p + 1) * m // (2 * n) for p, n, m in zip(peak, saliency.shape, coded["size"], strict=True))
-    return bool(rle.sample(coded, np.array([row]), np.array([column]))[0, 0])
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
