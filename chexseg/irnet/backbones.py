@@ -4,7 +4,7 @@ import json
 import logging
 from pathlib import Path
 
-from chexseg.classifier import models, saliency_store
+from chexseg.classifier import saliency_store, torch_cache
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 def find_backbone(wanted: str, architecture: str | None, run: Path) -> Path:
     """The file that `wanted` means: a path; `imagenet`, torchvision's weights of `architecture` (ResNet-50) in torch's
     cache; or `auto`, these where they are there, else the classifier that made the run's maps. DataError if none is."""
+    from chexseg.classifier import models
+
     if wanted not in ("auto", "imagenet"):
         return Path(wanted)
     try:
@@ -26,6 +28,13 @@ def find_backbone(wanted: str, architecture: str | None, run: Path) -> Path:
             raise DataError(f"{missing}; or name a classifier with --backbone_weights") from missing
         log.info("no ImageNet weights in torch's cache: the backbone is %s", maker)
         return maker
+
+
+def backbone_of_finished(wanted: str, architecture: str | None, run: Path) -> Path | None:
+    """`find_backbone` without torch; None where that may know more."""
+    if wanted not in ("auto", "imagenet"):
+        return Path(wanted)
+    return torch_cache.only_file(architecture or "resnet50") or (classifier_of(run) if wanted == "auto" else None)
 
 
 def classifier_of(run: Path) -> Path | None:
