@@ -80,8 +80,8 @@ def versions() -> dict[str, str]:
 
 
 def describe(args: Mapping, inputs: Sequence[Path | None] = (), *, code: str | Path | None = None) -> dict:
-    """The record of a run: `args` (vars of a namespace), fingerprints of its input files, package
-    versions, and the version of the code that `code` (a script's or module's `__file__`) starts.
+    """The record of a run: its arguments, fingerprints of its input files, package versions, and the version of the
+    code that `code` (a script's or module's `__file__`) reaches.
 
     Arguments that are paths stand apart: what is in the files counts, not where they lie. An input's place in `inputs`
     is its role; one that is absent (None) keeps its place.
@@ -114,9 +114,9 @@ def fingerprint(record: Mapping, ignore: Sequence[str] = ()) -> str:
     """
     skip = {*NEVER_MATTERS, *ignore}
     arguments = {k: v for k, v in record["arguments"].items() if k not in skip and v is not None}
-    found, roles = record["inputs"], record["roles"]
-    more = sorted(value for path, value in found.items() if path not in roles)
-    parts = [arguments, [found.get(path) for path in roles], more, record["code"]]
+    inputs, roles = record["inputs"], record["roles"]
+    others = sorted(value for path, value in inputs.items() if path not in roles)
+    parts = [arguments, [inputs.get(path) for path in roles], others, record["code"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
