@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     if reason != "missing":
         log.warning("%s: %s; making it again", folder, reason)
 
-    from chexseg.classifier.saliency_store import SaliencyMaps
+    from chexseg.classifier.saliency_store import open_maps
     from chexseg.data.mask_files import MaskFile
     from chexseg.evaluation import comparison
 
@@ -95,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     print(report.write_tables(folder, found))
     shown: list[Path] = []
     if image_dir is not None:
-        maps = SaliencyMaps(args.maps) if args.maps else None
+        maps = open_maps(args.maps) if args.maps else None
         pseudo = MaskFile(args.pseudo, constants.ALIASES) if args.pseudo else None
         sources = report.PictureSources(image_dir, maps, pseudo)
         shown = report.draw(

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from chexseg.classifier.saliency_store import SaliencyMaps
+    from chexseg.classifier.saliency_store import open_maps
     from chexseg.data.mask_files import MaskFile
     from chexseg.evaluation import scoring
 
@@ -45,8 +45,8 @@ def main(args: argparse.Namespace) -> None:
         raise DataError(f"{args.pred_path}: none of its images is in {gt_path}; were they made from the same set?")
     store, size = None, None
     if args.map_dir:
-        store = SaliencyMaps(args.map_dir)
-        size = (store.image_size,) * 2 if store.image_size else None  # a pickle holds its map at this size already
+        store = open_maps(args.map_dir)
+        size = store.network_size
         if not any(image in store for image in truth if image in predictions):
             raise DataError(f"{store.path}: no saliency map of any image of {gt_path}; run test.py on that set")
     found = scoring.evaluate(

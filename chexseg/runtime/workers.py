@@ -65,3 +65,16 @@ def end_with_parent() -> None:
 
 def _call(item):
     return _function(item)
+
+
+class LazySequence(Sequence[R]):
+    """`function` of each item, computed in the parent when its turn comes."""
+
+    def __init__(self, items: Sequence[T], function: Callable[[T], R]):
+        self.items, self.function = items, function
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.function(self.items[index])

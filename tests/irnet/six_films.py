@@ -96,10 +96,9 @@ def six_films(tmp_path_factory):
     frame.rename(columns={"Airspace Opacity": "Lung Opacity"}).to_csv(images / "train.csv", index=False)
     folder = root / "base" / "train_cams" / constants.MODEL_NAME
     (folder / "cams").mkdir(parents=True)
-    saliency_store.write_part(records, folder / "part")
-    saliency_store.merge_parts(
-        [folder / "part"], folder / saliency_store.STORE, tasks=constants.OBSERVATIONS, image_size=SIZE, count=len(IDS)
-    )
+    shards = saliency_store.StoreShards(constants.OBSERVATIONS, SIZE, len(IDS))
+    shards.write(records, folder / "part")
+    shards.merge([folder / "part"], folder / saliency_store.STORE)
     pd.DataFrame({"Train_CAM_Id": IDS}).to_csv(folder / "train_cams_paths.csv", index=False)
     torch.manual_seed(0)
     spec = models.ClassifierSpec("resnet10w32", constants.OBSERVATIONS, image_size=SIZE)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import constants
-from chexseg.classifier import saliency_store
+from chexseg.classifier import saliency_maps, saliency_pickles, saliency_store
 from chexseg.errors import DataError
 from chexseg.irnet.gates import LabelGate, OpenGate, ProbabilityGate
 from tests.irnet.six_films import IDS, SIZE, TASKS, present
@@ -12,22 +12,22 @@ from tests.irnet.six_films import IDS, SIZE, TASKS, present
 
 def probable(folder, ids):
     """What the gate by probability lets through, and its files."""
-    gate = ProbabilityGate(saliency_store.SaliencyMaps(folder), 0.6)
+    gate = ProbabilityGate(saliency_store.open_maps(folder), 0.6)
     return gate.present(ids, TASKS), gate.inputs
 
 
 def test_probabilities_come_from_the_store_at_once_or_from_pickles(six_films, tmp_path, monkeypatch):
     folder = six_films / "base" / "train_cams" / constants.MODEL_NAME
-    stored, ids = saliency_store.SaliencyMaps(folder), [IDS[4], IDS[0], IDS[2]]
+    stored, ids = saliency_store.open_maps(folder), [IDS[4], IDS[0], IDS[2]]
     rows = stored.task_rows(TASKS)
     expected = np.stack([stored[name]["probabilities"][rows] >= 0.6 for name in ids])
     (tmp_path / "cams").mkdir()
     for name in IDS:
         image = np.zeros((SIZE, SIZE), np.uint8)
-        saliency_store.write_pickles(tmp_path / "cams", name, constants.OBSERVATIONS, stored[name], image, None)
+        saliency_pickles.write_pickles(tmp_path / "cams", name, constants.OBSERVATIONS, stored[name], image, None)
     found, files = probable(tmp_path, ids)
     assert np.array_equal(found, expected) and files == []
-    monkeypatch.setattr(saliency_store.SaliencyMaps, "__getitem__", None)  # image by image
+    monkeypatch.setattr(saliency_maps.SaliencyMaps, "__getitem__", None)  # image by image
     found, files = probable(folder, ids)
     assert np.array_equal(found, expected) and files == [folder / saliency_store.STORE]
     with pytest.raises(DataError, match="no saliency map of patient00007"):

@@ -60,7 +60,7 @@ def test_pseudo_masks_of_the_seeds_command(relation_run):
     )
     walked, plain = (entries(relation_run / f"pseudo_seg_labels_encoded_{kind}.json") for kind in ("irnet", "cams"))
     assert list(walked) == list(plain) == IDS
-    stored = saliency_store.SaliencyMaps(relation_run)
+    stored = saliency_store.open_maps(relation_run)
     for i, name in enumerate(IDS):
         assert list(walked[name]) == list(plain[name]) == list(TASKS)
         assert_nearly_equal(walked[name], naive_masks(relation_run, i, present()[i]))
@@ -84,7 +84,7 @@ def test_gates_and_options(relation_run):
     for i in (2, 5):
         assert_nearly_equal(entries(path)[IDS[i]], naive_masks(relation_run, i, present(uncertain=False)[i]))
     assert pseudo("--gate", "probability", "--gate_probability", "0.6") == 0
-    stored = saliency_store.SaliencyMaps(relation_run)
+    stored = saliency_store.open_maps(relation_run)
     for i in (0, 4):
         likely = stored[IDS[i]]["probabilities"][stored.task_rows(TASKS)] >= 0.6
         assert 0 < likely.sum() < 10
@@ -121,7 +121,7 @@ def test_another_set_at_its_own_size(relation_run, six_films):
         file["sizes"][2] = 33, 21
     assert pseudo("--irn_pseudo_labels_save_dir", other, "--irn_is_training", "False", "--num_workers", 0) == 0
     walked, plain = (entries(other / f"pseudo_seg_labels_encoded_{kind}.json") for kind in ("irnet", "cams"))
-    stored = saliency_store.SaliencyMaps(other)
+    stored = saliency_store.open_maps(other)
     assert {tuple(walked[IDS[2]][t]["size"]) for t in TASKS} == {(33, 21)}  # among others in the batch
     for i in (0, 5):
         found = rle.decode([walked[IDS[i]][t] for t in TASKS])

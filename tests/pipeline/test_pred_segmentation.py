@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from chexseg.classifier import saliency_masks, saliency_store
+from chexseg.classifier import saliency_masks, saliency_pickles, saliency_store
 from chexseg.data import rle
 from chexseg.data.images import upsample
 from chexseg.data.mask_files import MaskFile
@@ -34,7 +34,7 @@ def run_folder(tmp_path):
 def test_train_masks_have_the_networks_size_and_test_masks_the_originals(run_folder):
     run("localization_eval/pred_segmentation.py", "--phase", "train", "--map_dir", run_folder, *SCORED,
         "--method", "gradcam", "--model_type", "single")  # fmt: skip
-    store = saliency_store.SaliencyMaps(run_folder)
+    store = saliency_store.open_maps(run_folder)
     found = MaskFile(run_folder / "seg_labels_encoded.json")
     assert list(found) == store.ids and list(found[name(0)]) == ["Edema", "Airspace Opacity"]
     for image in found:
@@ -89,7 +89,7 @@ def test_chexlocalize_thresholds_and_cutoffs(run_folder, tmp_path):
     (tmp_path / "cutoffs.csv").write_text("prob_threshold,mIoU,task\n0.5,0.1,Edema\n0.3,0.1,Lung Opacity\n")
     run("localization_eval/pred_segmentation.py", "--map_dir", run_folder, "--protocol", "chexlocalize", *SCORED,
         "--threshold_path", tmp_path / "thresholds.csv", "--prob_cutoff_path", tmp_path / "cutoffs.csv")  # fmt: skip
-    store = saliency_store.SaliencyMaps(run_folder)
+    store = saliency_store.open_maps(run_folder)
     for image, entry in MaskFile(run_folder / "seg_labels_encoded.json").items():
         large = upsample(store[image]["maps"][1:2], (16, 16))[0]
         stretched = (large - large.min()) / (large.max() - large.min())
@@ -100,10 +100,10 @@ def test_chexlocalize_thresholds_and_cutoffs(run_folder, tmp_path):
 
 
 def test_pickles_give_the_masks_of_the_store(run_folder, tmp_path):
-    store, folder = saliency_store.SaliencyMaps(run_folder), tmp_path / "pickles"
+    store, folder = saliency_store.open_maps(run_folder), tmp_path / "pickles"
     folder.mkdir()
     for image in store:
-        saliency_store.write_pickles(folder, image, TASKS, store[image], np.zeros((16, 16), np.uint8), None)
+        saliency_pickles.write_pickles(folder, image, TASKS, store[image], np.zeros((16, 16), np.uint8), None)
     run("localization_eval/pred_segmentation.py", "--phase", "test", "--map_dir", run_folder, *SCORED)
     run("localization_eval/pred_segmentation.py", "--phase", "test", "--map_dir", folder, *SCORED)
     made = [(path / "seg_labels_encoded.json") for path in (run_folder, folder)]

@@ -23,7 +23,7 @@ def test_train_set_holds_images_and_maps(labelled_run, six_films):
         image = read_image(chexpert.find_image(six_films / "data", IDS[4]))
         assert np.array_equal(file["cxr_images"][4], resize_square(image, SIZE))
         rows = [constants.OBSERVATIONS.index(t) for t in TASKS]
-        assert np.array_equal(file["cxr_cams"][4], saliency_store.SaliencyMaps(labelled_run)[IDS[4]]["maps"][rows])
+        assert np.array_equal(file["cxr_cams"][4], saliency_store.open_maps(labelled_run)[IDS[4]]["maps"][rows])
 
 
 def test_relation_labels_of_present_findings(labelled_run):
