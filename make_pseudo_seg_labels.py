@@ -71,14 +71,14 @@ def choose_gate(
     gate: str, run: Path, *, of_training: bool, csv_path: Path | None, uncertain: bool, least: float
 ) -> "Gate":
     """The gate that `--gate` means; a set without labels is gated by the classifier."""
-    from chexseg.classifier.saliency_store import SaliencyMaps
+    from chexseg.classifier.saliency_store import open_maps
     from chexseg.data import chexpert
     from chexseg.irnet import gates
 
     if gate == "none":
         return gates.OpenGate()
     if gate == "probability" or not (of_training or csv_path):
-        return gates.ProbabilityGate(SaliencyMaps(run), least)
+        return gates.ProbabilityGate(open_maps(run), least)
     path = csv_path or chexpert.split_csv(constants.data_dir(), "train")
     return gates.LabelGate(path, constants.OBSERVATIONS, constants.ALIASES, uncertain)
 
@@ -133,8 +133,7 @@ def main(args: argparse.Namespace) -> None:
             run / f"pseudo_seg_labels_encoded_{kind}.json",
             range(len(films.ids)),
             process=process,
-            write=mask_files.write_part,
-            merge=mask_files.merge_parts,
+            shard_format=mask_files.MaskShards(),
             record=record,
             shard_size=args.shard_size,
             label=f"pseudo masks ({kind})",

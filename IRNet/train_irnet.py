@@ -12,14 +12,11 @@ a folder of that name without `best_` holds args.json, log.jsonl and checkpoint.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from chexseg.classifier import torch_cache
 from chexseg.classifier.choices import ARCHITECTURES
 from chexseg.errors import DataError
 from chexseg.runtime import cli, provenance
@@ -28,8 +25,6 @@ from chexseg.training.run_record import Run
 
 if TYPE_CHECKING:
     from chexseg.data.hdf5_files import Hdf5File
-
-log = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,42 +48,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_backbone(args: argparse.Namespace, run: Path) -> Path:
-    """The file that `--backbone_weights` means."""
-    from chexseg.classifier import models
-
-    if args.backbone_weights not in ("auto", "imagenet"):
-        return Path(args.backbone_weights)
-    try:
-        return models.pretrained_backbone(args.backbone or "resnet50")
-    except DataError as missing:
-        if args.backbone_weights == "imagenet":
-            raise
-        maker = classifier_of(run)
-        if maker is None or not maker.is_file():
-            raise DataError(f"{missing}; or name a classifier with --backbone_weights") from missing
-        log.info("no ImageNet weights in torch's cache: the backbone is %s", maker)
-        return maker
-
-
-def classifier_of(run: Path) -> Path | None:
-    """The checkpoint that made the run's saliency maps, as their manifest has it."""
-    from chexseg.classifier import saliency_store
-
-    try:
-        manifest = json.loads(provenance.manifest_path(run / saliency_store.STORE).read_text())
-        return Path(manifest["paths"]["ckpt_path"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def backbone_of_finished(weights: str, architecture: str | None, map_dir: Path) -> Path | None:
-    """`find_backbone` without torch; None where that may know more."""
-    if weights not in ("auto", "imagenet"):
-        return Path(weights)
-    return torch_cache.only_file(architecture or "resnet50") or (classifier_of(map_dir) if weights == "auto" else None)
-
-
 def open_pair(map_dir: Path) -> tuple[Hdf5File, Hdf5File]:
     """The images and the relation labels of a run folder. DataError where they are not of each other."""
     from chexseg.data import hdf5_files
@@ -100,6 +59,8 @@ def open_pair(map_dir: Path) -> tuple[Hdf5File, Hdf5File]:
 
 
 def main(args: argparse.Namespace) -> None:
+    from chexseg.irnet import backbones
+
     map_dir = args.map_dir or constants.run_dir()
     train_set, labels = open_pair(map_dir)
     crop = args.crop_size or train_set["cxr_images"].shape[-1]
@@ -111,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
     decided = {**vars(args), "backbone_weights": None, "crop_size": crop}
     run = run.with_record(provenance.describe({**decided, "backbone": architecture}, code=__file__))
     if run.looks_finished(args.resume):
-        weights = backbone_of_finished(args.backbone_weights, args.backbone, map_dir)
+        weights = backbones.backbone_of_finished(args.backbone_weights, args.backbone, map_dir)
         with suppress(DataError):  # what is wrong, if anything, is said below
             if weights and run.with_inputs([train_set.path, labels.path, weights]).finished_before():
                 return
@@ -124,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
 
     device, options = distributed.device(args.device), RunOptions.of(args)
     dataset = RelationSet(train_set, labels, crop, tuple(sorted(args.scales)))
-    weights = find_backbone(args, map_dir)
+    weights = backbones.find_backbone(args.backbone_weights, args.backbone, map_dir)
     architecture, normalisation, tensors = boundary_net.read_backbone(weights, args.backbone)
     spec = boundary_net.BoundarySpec(architecture, normalisation)
     loop.seed_everything(args.seed)

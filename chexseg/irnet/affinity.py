@@ -6,7 +6,7 @@ direction: all pairs of one direction are shifted views of the same maps, so nei
 
 import math
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 import torch
@@ -48,11 +48,8 @@ def path_maxima(field: Tensor, radius: int) -> Iterator[tuple[Direction, Tensor]
     """Each direction that fits into the field (..., h, w), and the largest value along it from each pixel that has a
     partner: (..., h - dy, w - |dx|)."""
     for direction in _fitting(field, radius):
-        largest = None
-        for point in path(*direction):
-            view = shifted_view(field, direction, point)
-            largest = view if largest is None else torch.maximum(largest, view)
-        yield direction, largest
+        first, *others = (shifted_view(field, direction, point) for point in path(*direction))
+        yield direction, reduce(torch.maximum, others, first)
 
 
 def path_affinity(boundary: Tensor, radius: int) -> Iterator[tuple[Direction, Tensor]]:
@@ -143,9 +140,9 @@ def _blame(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius:
     """Weights (B, h, w) of the pairs of like and of unlike labels whose path has its largest logit here, the first of
     equals. What a pair's loss depends on is this one pixel."""
     like, unlike = torch.zeros_like(logits), torch.zeros_like(logits)
-    arrays = [t.contiguous().numpy() for t in (logits, zeros, ones, weights, like, unlike)]
-    for direction in _fitting(logits, radius):
-        _blame_direction(*arrays, *direction, np.array(path(*direction)))
+    z, zero, one, weight = (t.contiguous().numpy() for t in (logits, zeros, ones, weights))
+    for dy, dx in _fitting(logits, radius):
+        _blame_direction(z, zero, one, weight, like.numpy(), unlike.numpy(), dy, dx, np.array(path(dy, dx)))
     return like, unlike
 
 

@@ -8,6 +8,7 @@ by image, on a GPU the same steps run in torch over the batch. Not for more than
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def mean_field(
 
 
 def relation_labels(
-    image: Tensor, maps: Tensor, *, foreground: float = 0.25, possible: float = 0.1, **constants: float
+    image: Tensor, maps: Tensor, *, foreground: float = 0.25, possible: float = 0.1, **constants: Any
 ) -> Tensor:
     """Inter-pixel relation labels (B, C, H, W) uint8 of saliency maps (B, C, h, w) over grey images (B, H, W) uint8.
 
@@ -258,9 +259,9 @@ def _torch(image: Tensor, foreground: Tensor, unary: float, c: dict) -> Tensor:
     far = permutohedral.build(
         torch.cat([place.expand(batch, -1, -1) / c["bilateral_sxy"], level.expand(-1, -1, 3)], -1)
     )
-    kernels = [(near, c["gaussian_weight"]), (far, c["bilateral_weight"])]
     ones = torch.ones(batch * height * width, 1, device=image.device)
-    kernels = [(k, w, permutohedral.filter(k, ones).rsqrt()) for k, w in kernels]
+    strengths = [(near, c["gaussian_weight"]), (far, c["bilateral_weight"])]
+    kernels = [(k, w, permutohedral.filter(k, ones).rsqrt()) for k, w in strengths]
     start = torch.where(foreground, unary, -unary).permute(0, 2, 3, 1).reshape(-1, count)
     z = start
     for _ in range(c["iterations"]):

@@ -28,20 +28,20 @@ class RelationSet(Dataset):
         return len(self.ids)
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor | str]:
-        side, place = self.size, (0, 0)
+        side, top, left = self.size, 0, 0
         if draw.key:
             rng = np.random.default_rng(draw.key)
             side = max(1, round(self.size * rng.uniform(*self.scales)))
             slack = side - self.crop
-            place = tuple(int(n) for n in rng.integers(min(0, slack), max(0, slack) + 1, size=2))
+            top, left = (int(n) for n in rng.integers(min(0, slack), max(0, slack) + 1, size=2))
         image = self.images["cxr_images"][draw.index]
         if side != self.size:
             image = cv2.resize(
                 image, (side, side), interpolation=cv2.INTER_AREA if side < self.size else cv2.INTER_LINEAR
             )
         return {
-            "image": torch.from_numpy(window(image, place, self.crop)),
-            "labels": torch.from_numpy(grid_labels(self.labels["ir_labels"][draw.index], side, place, self.crop)),
+            "image": torch.from_numpy(window(image, (top, left), self.crop)),
+            "labels": torch.from_numpy(grid_labels(self.labels["ir_labels"][draw.index], side, (top, left), self.crop)),
             "id": self.ids[draw.index],
         }
 

@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.classifier.saliency_maps import SaliencyMaps
+from chexseg.classifier.saliency_store import open_maps
 from chexseg.data import chexpert, hdf5_files
 from chexseg.data.images import read_image, resize_square
 from chexseg.runtime import provenance
@@ -62,9 +63,9 @@ class OtherFilms:
     of_one_size = False
 
     def __init__(self, run: Path, tasks: Sequence[str], data_dir: Path, size: int | None):
-        self._maps, self._data_dir = SaliencyMaps(run), data_dir
+        self._maps, self._data_dir = open_maps(run), data_dir
         self.ids, self.tasks, self.inputs = self._maps.ids, tuple(tasks), store_files(self._maps)
-        self.size = size or self._maps.image_size or 320
+        self.size = size or self._maps.network_size[0]
         self._rows = self._maps.task_rows(tasks)
 
     def __call__(self, row: int) -> Film:

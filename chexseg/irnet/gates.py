@@ -11,10 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from chexseg.classifier import saliency_store
-from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.classifier.saliency_maps import SaliencyMaps
 from chexseg.data import chexpert
-from chexseg.errors import DataError
 from chexseg.irnet.films import store_files
 
 
@@ -74,15 +72,4 @@ class ProbabilityGate:
         return store_files(self.maps)
 
     def present(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
-        return probabilities(self.maps, ids)[:, self.maps.task_rows(tasks)] >= self.least
-
-
-def probabilities(maps: SaliencyMaps, ids: Sequence[str]) -> np.ndarray:
-    """(N, all tasks of the maps) float32, from a store in one go."""
-    if maps.path.is_dir():
-        return np.stack([maps[name]["probabilities"] for name in ids])
-    table = saliency_store.read_predictions(maps.path)
-    rows = table.index.get_indexer(ids)
-    if (rows < 0).any():
-        raise DataError(f"{maps.path}: no saliency map of {ids[rows.argmin()]}; run test.py on a set that has it")
-    return table.to_numpy()[rows]
+        return self.maps.probabilities(ids)[:, self.maps.task_rows(tasks)] >= self.least

@@ -180,12 +180,13 @@ def build(features: Tensor) -> Lattice:
 
 def filter(lattice: Lattice, values: Tensor) -> Tensor:
     """Filter values (n, P) in torch; up to a constant factor, which a normalised kernel doesn't see."""
+    corners, weights = torch.as_tensor(lattice.corner).unbind(1), torch.as_tensor(lattice.weight).unbind(1)
     cells = values.new_zeros(lattice.neighbours.shape[1], values.shape[1])
-    for corner, weight in zip(lattice.corner.unbind(1), lattice.weight.unbind(1), strict=True):
+    for corner, weight in zip(corners, weights, strict=True):
         cells.index_add_(0, corner, values * weight[:, None])
     for pairs in lattice.neighbours:
         cells = cells + 0.5 * (cells[pairs[:, 0]] + cells[pairs[:, 1]])
     out = torch.zeros_like(values)
-    for corner, weight in zip(lattice.corner.unbind(1), lattice.weight.unbind(1), strict=True):
+    for corner, weight in zip(corners, weights, strict=True):
         out += cells[corner] * weight[:, None]
     return out

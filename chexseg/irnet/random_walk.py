@@ -5,6 +5,8 @@ walking 2^n sparse steps costs a thousandth of squaring the dense matrix n times
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,8 +40,8 @@ def propagate(
     numba = uses_numba(engine, cam.device)
     if numba and len(cam) > 1:
         # One by one, so that no bit of a result depends on the batch it was in.
-        options = {"beta": beta, "exp_times": exp_times, "radius": radius, "engine": engine}
-        return torch.cat([propagate(*pair, **options) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
+        walk = partial(propagate, beta=beta, exp_times=exp_times, radius=radius, engine=engine)
+        return torch.cat([walk(*pair) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
     boundary = boundary.float().nan_to_num(1, 1, 1).clamp(0, 1)
     cam = cam.float().nan_to_num(0, 0, 0) * (1 - boundary)
     directions, weights = _transitions(boundary, beta, radius)
@@ -120,7 +122,7 @@ def _above(planes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
     return large > threshold * large.amax((1, 2), keepdim=True)
 
 
-def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: str = "auto", **walk: float) -> Tensor:
+def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: str = "auto", **walk: Any) -> Tensor:
     """Scores (B, C, H, W) of saliency maps (B, C, h, w) spread on the stride-4 grid of the boundaries (B, 1, H, W).
 
     Where `present` (B, C) bool is False they are 0. `walk` are options of `propagate`, as is `engine`.

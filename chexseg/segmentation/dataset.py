@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from chexseg.data import chexpert, rle, sample_cache
+from chexseg.data import rle, sample_cache
+from chexseg.data.chexpert import locate
 from chexseg.data.images import fit_shape, fit_square, read_image
 from chexseg.data.mask_files import MaskFile
 from chexseg.data.sample_cache import Sample, SampleCache
@@ -28,16 +29,6 @@ if TYPE_CHECKING:
 
 # Bounds of the optional augmentation. No mirror image: the heart is on the left.
 MAX_DEGREES, MAX_ZOOM, MAX_SHIFT, MAX_CONTRAST, MAX_BRIGHTNESS = 10.0, 0.1, 0.05, 0.2, 20.0
-
-
-def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
-    """The image's file, looked for in `splits` in turn. DataError where there is none."""
-    for split in splits:
-        try:
-            return chexpert.find_image(data_dir, image_id, split)
-        except DataError:
-            continue
-    return chexpert.find_image(data_dir, image_id)
 
 
 def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample:
