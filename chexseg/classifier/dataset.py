@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from chexseg.classifier.models import Classifier
 from chexseg.data import sample_cache
+from chexseg.data.augmentation import STRETCHED, augment
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import normalise, read_image, resize_square
 from chexseg.data.sample_cache import Sample, SampleCache
@@ -32,9 +32,10 @@ class _Pixels(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        if self.paths[index] is None:
+        path = self.paths[index]
+        if path is None:
             return torch.zeros(self.size, self.size, dtype=torch.uint8), (0, 0)
-        image = read_image(self.paths[index])
+        image = read_image(path)
         return torch.from_numpy(resize_square(image, self.size).copy()), image.shape
 
 
@@ -98,27 +99,14 @@ class LabelledImages(Dataset):
         return len(self.pixels)
 
     def __getitem__(self, draw: Draw) -> dict:
-        image = self.pixels[draw.index].image
+        image, masks, _ = self.pixels[draw.index]
         if self.augment and draw.key:
-            image = jitter(image, np.random.default_rng(draw.key))
+            image, _ = augment(image, masks, np.random.default_rng(draw.key), STRETCHED)
         return {
             "image": torch.from_numpy(image),
             "labels": torch.from_numpy(self.labels[draw.index]),
             "id": self.pixels.ids[draw.index],
         }
-
-
-def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A shifted, turned, scaled and re-exposed X-ray (S, S) uint8: up to 5% of its side, 5 degrees, 10% and 20%.
-
-    Never mirrored: the heart is on the left.
-    """
-    side = image.shape[0]
-    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-5, 5), rng.uniform(0.9, 1.1))
-    matrix[:, 2] += rng.uniform(-0.05, 0.05, 2) * side
-    moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    levels = (np.arange(256) - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-25, 25)
-    return cv2.LUT(moved, np.clip(levels, 0, 255).astype(np.uint8))
 
 
 @torch.no_grad()
