@@ -115,6 +115,16 @@ def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
     raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")
 
 
+def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
+    """The image's file, looked for in `splits` in turn. DataError where there is none."""
+    for split in splits:
+        try:
+            return find_image(data_dir, image_id, split)
+        except DataError:
+            continue
+    return find_image(data_dir, image_id)
+
+
 class ImageSet:
     """The images of a label table (`read_labels` of `csv`): their ids, labels and files."""
 

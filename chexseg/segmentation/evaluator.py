@@ -1,6 +1,6 @@
 """An epoch's scores of a segmentation network, and the thresholds that go with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
@@ -17,21 +17,10 @@ from chexseg.segmentation.model import SegmentationSpec
 from chexseg.training.draws import in_order
 from chexseg.training.loader import Loader
 from chexseg.training.loop import to_device
-from chexseg.training.losses import dice_loss
-
-
-def make_loss(normalisation: str) -> Callable[[nn.Module, dict], tuple[Tensor, Tensor]]:
-    """Dice loss of a batch, and the logits (B, C, S, S): `compute_loss` of `loop.fit`."""
-
-    def compute_loss(network: nn.Module, batch: dict) -> tuple[Tensor, Tensor]:
-        logits = network(normalise(batch["image"], normalisation))
-        return dice_loss(logits, batch["masks"]), logits
-
-    return compute_loss
 
 
 class Evaluator:
-    """Scores an epoch on a set and chooses its thresholds: `evaluate` and `tally` of `loop.fit`.
+    """Scores an epoch on a set and chooses its thresholds: `evaluate` and `tally` of a trainer.
 
     Pooled IoU of each task at 20 thresholds. The score is the mean, over the tasks that occur in the set, of the best
     threshold's IoU. With `common` it is the mean over these tasks only, at the thresholds that are best on the training
@@ -72,8 +61,8 @@ class Evaluator:
 
     def summarise(self, valid: PooledIoU, train: PooledIoU) -> dict:
         """Metrics and thresholds; None stands for the IoU of a task that does not occur."""
-        (first, thresholds), (_, others) = (p.best() for p in ((train, valid) if self.common else (valid, train)))
-        thresholds = torch.where(first.isnan(), others, thresholds).tolist()
+        (first, chosen), (_, others) = (p.best() for p in ((train, valid) if self.common else (valid, train)))
+        thresholds = torch.where(first.isnan(), others, chosen).tolist()
         iou = dict(zip(self.spec.tasks, valid.at(thresholds).tolist(), strict=True))
         scored = self.common or list(self.spec.tasks)
         score = mean_iou(np.array([iou[task] for task in scored]))
@@ -81,7 +70,7 @@ class Evaluator:
             raise DataError(f"the evaluation masks have no pixel of {', '.join(scored)}; check --eval_masks_path")
         return {
             self.score_name: score,
-            "train_miou": _known(mean_iou(train.best()[0])),
+            "train_miou": _known(mean_iou(train.best()[0].numpy())),
             "iou": {task: _known(value) for task, value in iou.items()},
             "thresholds": thresholds,
         }

@@ -6,14 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from chexseg.classifier.dataset import (
-    LabelledImages,
-    aurocs,
-    cached_pixels,
-    label_array,
-    predict,
-    read_batches,
-)
+from chexseg.classifier.dataset import aurocs, predict, read_batches
+from chexseg.classifier.labelled import LabelledImages, cached_pixels, label_array
 from chexseg.classifier.models import Classifier, ClassifierSpec
 from chexseg.data import chexpert
 from chexseg.data.chexpert import ImageSet
