@@ -166,7 +166,7 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
     back, front, other, gas = frame.blank(), frame.blank(), frame.blank(), frame.blank()
     rib = np.arange(10)
     for side in SIDES:
-        y = -0.80 + 0.165 * rib + rng.normal(0, 0.008, 10)
+        y: np.ndarray = -0.80 + 0.165 * rib + rng.normal(0, 0.008, 10)
         reach = np.where(rib < 3, np.minimum(0.50 + 0.18 * rib, 1.0), np.minimum(0.90 + 0.03 * rib, 1.03))
         drop = 0.12 + 0.030 * rib + 0.02 * bend[6]
         level = (0 * y + 0.10, y), (0 * y + 0.22, y - 0.045), (0.45 * reach, y - 0.04), (0.78 * reach, y + 0.35 * drop)
