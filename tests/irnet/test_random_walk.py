@@ -115,7 +115,7 @@ def test_a_step_is_a_weighted_mean(size, options, seed):
     assert spread.min() >= start.min() - 1e-6
     assert spread.max() <= start.max() + 1e-5
     level = random_walk.propagate(torch.full_like(cam, 3.0), torch.zeros_like(boundary), **options)
-    assert_close(level, torch.full_like(cam, 3.0))
+    assert_close(level, torch.full_like(cam, 3.0), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ["numba", "torch"])
