@@ -29,20 +29,6 @@ def closed_form(model: Classifier, features: Tensor) -> tuple[Tensor, Tensor]:
     return maps.relu() * (probabilities * (1 - probabilities))[..., None, None], probabilities
 
 
-def by_autograd(features: Tensor, probabilities_of) -> tuple[Tensor, Tensor]:
-    """The same for any differentiable `probabilities_of(features (B, K, h, w)) -> (B, T)`: one short backward pass
-    a task, for the whole batch at once."""
-    features = features.detach().requires_grad_()
-    with torch.enable_grad():
-        probabilities = probabilities_of(features)
-        maps = []
-        for task in range(probabilities.shape[1]):
-            # Images of a batch do not touch each other, so the sum's gradient holds each image's own.
-            (gradient,) = torch.autograd.grad(probabilities[:, task].sum(), features, retain_graph=True)
-            maps.append((gradient.mean((2, 3), keepdim=True) * features).sum(1).relu())
-    return torch.stack(maps, 1).detach(), probabilities.detach()
-
-
 def by_library(model: Classifier, images: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """Grad-CAM++ or LayerCAM by the `grad-cam` package (`pip install grad-cam`), each map scaled to 0..1 as it does."""
     try:

@@ -91,7 +91,8 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch.storage", "UntypedStorage"):
             return torch.storage.UntypedStorage
         if module in _NUMPY and name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray if hasattr(np, "_core") else np.core.multiarray, name)
+            core: Any = np._core if hasattr(np, "_core") else np.core
+            return getattr(core.multiarray, name)
         if module.startswith("numpy") and name.endswith("DType"):
             return getattr(np.dtypes, name)
         if self.keep_unknown:

@@ -26,9 +26,10 @@ class _Pixels(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        if self.paths[index] is None:
+        path = self.paths[index]
+        if path is None:
             return torch.zeros(self.size, self.size, dtype=torch.uint8), (0, 0)
-        image = read_image(self.paths[index])
+        image = read_image(path)
         return torch.from_numpy(resize_square(image, self.size).copy()), image.shape
 
 

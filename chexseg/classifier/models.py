@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torchvision
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.spec = spec
         self.family = family(spec.architecture)
-        self.network = build_network(spec.architecture, len(spec.tasks) * (3 if spec.three_way else 1))
+        self.network: Any = build_network(spec.architecture, len(spec.tasks) * (3 if spec.three_way else 1))
 
     @property
     def head(self) -> nn.Linear:

@@ -65,9 +65,9 @@ class MaskFile(ImageFile[dict[str, dict]]):
     def _checked(self, image_id: str, entry: Any) -> dict[str, dict]:
         if not isinstance(entry, dict):
             raise DataError(f"{self.path}: {image_id}: {str(entry)[:60]!r} is not an object of tasks")
-        found = {}
+        found: dict[str, dict] = {}
         for name, coded in entry.items():
-            task = self.aliases.get(name, name)
+            task = str(self.aliases.get(name, name))
             if task in found:
                 raise DataError(f"{self.path}: {image_id}: {task} occurs twice (also as {name!r})")
             found[task] = rle.check(coded, f"{self.path}: {image_id}: {name}")

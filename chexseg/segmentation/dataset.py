@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from chexseg.data import rle, sample_cache
+from chexseg.data.augmentation import PADDED, augment
 from chexseg.data.chexpert import locate
 from chexseg.data.images import fit_shape, fit_square, read_image
 from chexseg.data.mask_files import MaskFile
@@ -26,9 +26,6 @@ from chexseg.training.draws import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Bounds of the optional augmentation. No mirror image: the heart is on the left.
-MAX_DEGREES, MAX_ZOOM, MAX_SHIFT, MAX_CONTRAST, MAX_BRIGHTNESS = 10.0, 0.1, 0.05, 0.2, 20.0
 
 
 def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample:
@@ -116,21 +113,5 @@ class SegmentationSet:
         source, index = self.caches[which], draw.index - int(self._starts[which])
         image, inside, _ = source[index]
         if self.augment and draw.key:
-            image, inside = augmented(image, inside, np.random.default_rng(draw.key))
+            image, inside = augment(image, inside, np.random.default_rng(draw.key), PADDED)
         return {"image": torch.from_numpy(image), "masks": torch.from_numpy(inside), "id": source.ids[index]}
-
-
-def augmented(image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A slightly turned, zoomed, shifted and relit copy of image (S, S) and masks (C, S, S); masks stay 0 and 1."""
-    size = len(image)
-    degrees, zoom = rng.uniform(-MAX_DEGREES, MAX_DEGREES), 1 + rng.uniform(-MAX_ZOOM, MAX_ZOOM)
-    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), degrees, zoom)
-    matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
-    contrast, brightness = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST), rng.uniform(-MAX_BRIGHTNESS, MAX_BRIGHTNESS)
-    levels = np.clip(np.arange(256) * contrast + brightness, 0, 255).round().astype(np.uint8)
-    levels[0] = 0  # what lies outside the film stays black
-    image = cv2.warpAffine(cv2.LUT(image, levels), matrix, (size, size), flags=cv2.INTER_LINEAR)
-    moved = np.zeros_like(inside)
-    for channel in np.flatnonzero(inside.any((1, 2))):
-        moved[channel] = cv2.warpAffine(inside[channel], matrix, (size, size), flags=cv2.INTER_NEAREST)
-    return image, moved
