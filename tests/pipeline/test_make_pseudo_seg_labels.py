@@ -35,7 +35,7 @@ def naive_masks(folder, row, allowed, **walk):
         pixels, maps = torch.from_numpy(file["cxr_images"][row]), torch.from_numpy(file["cxr_cams"][row])
     with torch.no_grad():
         image = normalise(pixels[None], spec.normalisation)
-        boundary = (model(image).sigmoid() + model(image.flip(-1)).sigmoid().flip(-1)) / 2
+        boundary = ((model(image) + model(image.flip(-1)).flip(-1)) / 2).sigmoid()
     assert boundary.shape == (1, 1, GRID, GRID)
     cam = torch.nn.functional.interpolate(maps[None], (GRID, GRID), mode="bilinear", align_corners=False)
     scores = random_walk.propagate(cam, boundary, **walk)
@@ -91,6 +91,22 @@ def test_gates_and_options(relation_run):
         assert_nearly_equal(entries(path)[IDS[i]], naive_masks(relation_run, i, likely))
     assert pseudo("--threshold", "1") == 0
     assert rle.decode(list(entries(path)[IDS[1]].values())).sum() == 0
+
+
+def test_unknown_findings_are_left_out(relation_run):
+    path, plain = relation_run / "pseudo_seg_labels_encoded_irnet.json", {}
+    assert pseudo() == 0
+    plain = entries(path)
+    assert pseudo("--uncertain", "unknown") == 0
+    found = entries(path)
+    for i, name in enumerate(IDS):  # Airspace Opacity is uncertain from the third image on
+        assert [task for task in TASKS if task not in found[name]] == (["Airspace Opacity"] if i > 1 else [])
+        assert found[name] == {task: mask for task, mask in plain[name].items() if task in found[name]}
+    assert pseudo("--contradiction", "unknown") == 0
+    found = entries(path)
+    missing = {(i, task) for i, name in enumerate(IDS) for task in TASKS if task not in found[name]}
+    assert present()[2, TASKS.index("Atelectasis")]  # labelled, and its map is zero
+    assert missing == {(2, "Atelectasis")}
 
 
 def test_masks_of_a_training_set_are_made_a_batch_at_a_time(relation_run, monkeypatch):
