@@ -4,9 +4,11 @@
         --method weak_irnet=weak/test_masks.json --method full=full/test_masks.json \\
         --method chexseg=chexseg/test_masks.json --human second_reader.json
 
-Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), table.md and sheet.png. The
-names weak_cam, weak_irnet, full and chexseg get their ratios beside the paper's; other names are allowed. A report
-that is up to date is left as it is, but for the times of the stages.
+Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), metrics.csv (Dice, precision,
+recall, specificity too), paired.csv (differences of every two methods, with p and Holm's correction), table.md and
+sheet.png. The names weak_cam, weak_irnet, full and chexseg get their ratios beside the paper's, others are allowed.
+With --all_images the set is complete: masks on films without a finding are false positives, under every protocol. A
+report that is up to date is left as it is, but for the times of the stages.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import constants
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import report
 from chexseg.evaluation.methods import HUMAN
-from chexseg.runtime import cli, provenance
+from chexseg.runtime import cli, leak_guard, provenance
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--ground_truth", type=Path, help="masks JSON of the experts [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]")
+    add("--all_images", type=Path, metavar="CSV", help="label file of the whole set, films without a finding too")
     add("--method", type=method, action="append", default=[], metavar="NAME=FILE", help="a method's masks JSON; repeat")
     add("--human", type=Path, help="masks JSON of a second reader, the row `radiologist`")
     add("--output_dir", type=Path, default=Path("report"), help="folder to write to")
@@ -45,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to score")
     add("--num_replicates", type=cli.positive_int, default=1000, help="replicates of the bootstrap")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the bootstrap")
+    leak_guard.add_option(parser)
     return parser
 
 
@@ -69,9 +73,10 @@ def main(args: argparse.Namespace) -> None:
     paths = method_paths(args.method, args.human)
     folder, truth_path = args.output_dir, args.ground_truth or constants.gt_dir() / "test_encoded.json"
     image_dir = (args.image_dir or constants.data_dir()) if args.num_examples else None
-    record = provenance.describe(
-        vars(args) | {"method": list(paths)}, [truth_path, *paths.values(), args.pseudo], code=__file__
-    )
+    inputs = [truth_path, *paths.values(), args.pseudo]
+    records = [leak_guard.path_of(path) for path in paths.values() if leak_guard.path_of(path).is_file()]
+    more = [path for path in (args.all_images, *records) if path]
+    record = provenance.describe(vars(args) | {"method": list(paths)}, [*inputs, *more], code=__file__)
     places = [str(place and place.resolve()) for place in (image_dir, args.maps)]
     fingerprint = provenance.fingerprint(record | {"arguments": record["arguments"] | {"picture": places}})
     reason = report.is_current(folder, fingerprint)
@@ -83,16 +88,20 @@ def main(args: argparse.Namespace) -> None:
         log.warning("%s: %s; making it again", folder, reason)
 
     from chexseg.classifier.saliency_store import open_maps
+    from chexseg.data.chexpert import patient_of
     from chexseg.data.mask_files import MaskFile
-    from chexseg.evaluation import comparison
+    from chexseg.evaluation import comparison, film_list
 
     truth = MaskFile(truth_path, constants.ALIASES)
     methods = {name: MaskFile(path, constants.ALIASES) for name, path in paths.items()}
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    found = comparison.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed)
+    films = film_list.read_list(args.all_images) if args.all_images else None
+    patients = {patient_of(image) for image in [*truth, *(films or ())]}
+    leaks = leak_guard.check(paths.values(), patients, allow=args.allow_leak)
+    found = comparison.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed, films=films)
     for note in found.notes:
         log.warning(note)
-    print(report.write_tables(folder, found))
+    print(report.write_tables(folder, found, leaks))
     shown: list[Path] = []
     if image_dir is not None:
         maps = open_maps(args.maps) if args.maps else None
@@ -102,8 +111,8 @@ def main(args: argparse.Namespace) -> None:
             folder / report.PICTURE, found, truth, methods, sources, examples=args.examples, count=args.num_examples
         )
         shown += [maps.path] if maps else []
-    report.seal(folder, record, fingerprint, shown)
-    log.info("%s: table.csv, table.md%s", folder, " and sheet.png" if shown else "")
+    report.seal(folder, record | {"leaks": leaks}, fingerprint, shown)
+    log.info("%s: table.csv, metrics.csv, paired.csv, table.md%s", folder, " and sheet.png" if shown else "")
 
 
 if __name__ == "__main__":
