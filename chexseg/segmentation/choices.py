@@ -5,6 +5,7 @@ from pathlib import Path
 from chexseg.classifier import torch_cache
 from chexseg.errors import DataError, UsageError
 
+LOSSES = ("dice", "bce_dice")
 ENCODER_WEIGHTS_TYPES = ("CheXpert", "MoCoCXR", "imagenet", "")
 
 
