@@ -21,7 +21,7 @@ ABSENT, PRESENT, UNKNOWN = 0, 1, -1
 
 
 class Gate(Protocol):
-    """Says which findings are there."""
+    """Says which findings are there. Classes that inherit it get `present`."""
 
     @property
     def inputs(self) -> list[Path]:
@@ -32,18 +32,24 @@ class Gate(Protocol):
         """(N, T) int8 of ABSENT, PRESENT and UNKNOWN."""
         ...
 
+    def present(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+        """(N, T) bool: which findings are there for sure."""
+        return self.decide(ids, tasks) == PRESENT
 
-class OpenGate:
+
+class OpenGate(Gate):
     """Every finding of every image, as in the original."""
 
-    inputs: list[Path] = []
+    @property
+    def inputs(self) -> list[Path]:
+        return []
 
     def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
         return np.full((len(ids), len(tasks)), PRESENT, np.int8)
 
 
 @dataclass(frozen=True)
-class LabelGate:
+class LabelGate(Gate):
     """What a label file says; a blank label is absent.
 
     observations  the columns that the file must have
@@ -73,7 +79,7 @@ class LabelGate:
 
 
 @dataclass(frozen=True)
-class ProbabilityGate:
+class ProbabilityGate(Gate):
     """The findings to which the classifier that made the maps gives a probability of at least `least`."""
 
     maps: SaliencyMaps

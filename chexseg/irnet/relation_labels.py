@@ -8,7 +8,7 @@ import torch
 
 from chexseg.data.hdf5_files import IGNORE, Hdf5File
 from chexseg.irnet import crf
-from chexseg.irnet.gates import PRESENT, Gate
+from chexseg.irnet.gates import Gate
 from chexseg.runtime.workers import ordered_map
 
 # At this side of an image distances of the CRF are in pixels; they grow and shrink with the image.
@@ -30,7 +30,7 @@ def relation_labels(
 
     A finding that the gate calls absent, or unknown, is 255 (ignore) everywhere.
     """
-    present = gate.decide(ids, train_set.tasks) == PRESENT
+    present = gate.present(ids, train_set.tasks)
     constants = for_size(options, train_set["cxr_images"].shape[-1])
     if device.type == "cuda":
         return label_batches(train_set, present, constants, rows, batch_size, device)
