@@ -3,7 +3,9 @@
 Light: a script's parser may import it. Methods of other names are allowed everywhere and go by the name they are given.
 """
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 HUMAN = "radiologist"
 
@@ -47,3 +49,11 @@ def title(name: str) -> str:
 def short(name: str) -> str:
     """What the picture calls a method."""
     return METHODS[name].short if name in METHODS else name
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """argparse type for NAME=FILE."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
+    return name, Path(path)
