@@ -136,6 +136,10 @@ class SegmentationSet:
         tensors = {"image": image, "masks": inside, "known": known}
         return {**{name: torch.from_numpy(array) for name, array in tensors.items()}, "id": source.ids[index]}
 
+    def ids(self) -> list[str]:
+        """The images' names, in order."""
+        return [name for cache in self.caches for name in cache.ids]
+
     def counts(self) -> TaskCounts:
         """How many images show each task, lack it, or do not say."""
         if self._counts is None:
