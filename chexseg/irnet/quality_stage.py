@@ -97,7 +97,9 @@ def open_gates(
     gates = {}
     if labels is not None:
         try:
-            gates["label"] = LabelGate(labels, observations, aliases, uncertain).present(images, tasks)
+            gates["label"] = LabelGate(labels, observations, aliases, "present" if uncertain else "absent").present(
+                images, tasks
+            )
         except DataError as error:
             log.warning("no gate by labels: %s", error)
     if maps is not None:
