@@ -18,7 +18,6 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import constants
 from chexseg.errors import UsageError
@@ -26,9 +25,6 @@ from chexseg.evaluation.methods import named_file
 from chexseg.irnet import options
 from chexseg.runtime import cli, provenance
 from chexseg.training.options import PRECISIONS
-
-if TYPE_CHECKING:
-    from chexseg.irnet.gates import Gate
 
 NOT_OF_THE_WALK = ("batch_size", "choose_by", "floor", "irn_best_model_name", "irn_pseudo_labels_save_dir", "source")
 
@@ -71,22 +67,9 @@ def run_folder(words: Sequence[str] | None) -> Path:
     return Path(*words) if words else constants.run_dir()
 
 
-def choose_gate(gate: str, run: Path, *, labelled: bool, csv_path: Path | None, uncertain: str, least: float) -> "Gate":
-    """The gate that `--gate` means; a set without labels is gated by the classifier."""
-    from chexseg.classifier.saliency_store import open_maps
-    from chexseg.data import chexpert
-    from chexseg.irnet import gates
-
-    if gate == "none":
-        return gates.OpenGate()
-    if gate == "probability" or not (labelled or csv_path):
-        return gates.ProbabilityGate(open_maps(run), least)
-    path = csv_path or chexpert.split_csv(constants.data_dir(), "train")
-    return gates.LabelGate(path, constants.OBSERVATIONS, constants.ALIASES, uncertain)
-
-
 def main(args: argparse.Namespace) -> None:
-    from chexseg.irnet import source_choice, stages
+    from chexseg.data import chexpert
+    from chexseg.irnet import gates, source_choice, stages
     from chexseg.irnet.films import OtherFilms, TrainFilms
 
     run = run_folder(args.irn_pseudo_labels_save_dir)
@@ -94,11 +77,15 @@ def main(args: argparse.Namespace) -> None:
         films = TrainFilms(run)
     else:
         films = OtherFilms(run, constants.LOCALIZATION_TASKS, constants.data_dir(), args.image_size)
-    gate = choose_gate(
+    labels = args.csv_path
+    if labels is None and args.irn_is_training and args.gate == "labels":
+        labels = chexpert.split_csv(constants.data_dir(), "train")
+    gate = gates.choose_gate(
         args.gate,
         run,
-        labelled=args.irn_is_training,
-        csv_path=args.csv_path,
+        labels,
+        observations=constants.OBSERVATIONS,
+        aliases=constants.ALIASES,
         uncertain=options.uncertain_means(args.uncertain, args.uncertain_is_present),
         least=args.gate_probability,
     )
