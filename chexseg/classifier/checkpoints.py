@@ -138,12 +138,12 @@ def load_checkpoint(path: Path) -> dict:
             if any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist()):
                 raise DataError(f"{path}: a TorchScript program, which is not run; save its state_dict instead")
     try:
-        found = torch.load(path, map_location="cpu", pickle_module=_pickle_module(True), weights_only=False)
+        content = torch.load(path, map_location="cpu", pickle_module=_pickle_module(True), weights_only=False)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DataError(f"{path}: damaged, or not a PyTorch checkpoint ({type(error).__name__}: {error})") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: expected a dict of tensors, found {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+    return content
 
 
 def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:

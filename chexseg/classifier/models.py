@@ -200,16 +200,16 @@ def load_exactly(
         )
 
     own = network.state_dict()
-    given = {k: v for k, v in tensors.items() if matters(k)}
+    loaded = {k: v for k, v in tensors.items() if matters(k)}
     for key in (k for k in own if matters(k)):
-        if key not in given:
+        if key not in loaded:
             raise DataError(f"{path}: no tensor {key!r}, which {type(network).__name__} needs")
-        if own[key].shape != given[key].shape:
-            raise DataError(f"{path}: {key!r} is {tuple(given[key].shape)}, expected {tuple(own[key].shape)}")
-    unexpected = [k for k in given if k not in own]
+        if own[key].shape != loaded[key].shape:
+            raise DataError(f"{path}: {key!r} is {tuple(loaded[key].shape)}, expected {tuple(own[key].shape)}")
+    unexpected = [k for k in loaded if k not in own]
     if unexpected:
         raise DataError(f"{path}: unexpected tensor {unexpected[0]!r} for {type(network).__name__}")
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(loaded, strict=False)
 
 
 def load_backbone(path: Path, *, keys: str = "") -> tuple[str, dict[str, Tensor]]:

@@ -55,15 +55,12 @@ class SaliencyStage:
 
     def process(self, ids: Sequence[str]) -> Iterator[SaliencyRecord]:
         """One record an image, in order. Raises DataError for a checkpoint or an image that cannot be read."""
-        import torch
-
         from chexseg.classifier import cam
         from chexseg.classifier.dataset import read_batches
         from chexseg.classifier.saliency_pickles import write_pickles
         from chexseg.data.images import normalise
         from chexseg.runtime import distributed
 
-        torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
         device = distributed.device(self.device)
         model = self.classifier.to(device)
         labels = self.images.frame.reindex(columns=model.spec.tasks)

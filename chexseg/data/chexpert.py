@@ -142,10 +142,10 @@ class ImageSet:
             guess = Path(self._prefix + listed)
             if guess.is_file():
                 return guess
-        found = csv_image_path(self.data_dir, listed)
-        if str(found).endswith(listed):
-            self._prefix = str(found).removesuffix(listed)
-        return found
+        path = csv_image_path(self.data_dir, listed)
+        if str(path).endswith(listed):
+            self._prefix = str(path).removesuffix(listed)
+        return path
 
     def fingerprint(self, image_id: str) -> str:
         """Of the image's file, by size and time of change."""

@@ -104,22 +104,22 @@ def build(
     ids: Sequence[str],
     *,
     prepare: Callable[[Any], Sample],
-    given: Callable[[str], Any] = str,
+    inputs_of: Callable[[str], Any] = str,
     image_size: int,
     num_masks: int,
     record: dict,
     item_fingerprint: Callable[[str], str],
     num_workers: int = 0,
 ) -> SampleCache:
-    """Make the cache `path` (.npy) of the samples `prepare(given(id))`, unless it is there and nothing changed.
+    """Make the cache `path` (.npy) of the samples `prepare(inputs_of(id))`, unless it is there and nothing changed.
 
-    `given` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
+    `inputs_of` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
     depend on, `item_fingerprint` what one does. A second run on the same cache waits for the first.
     """
     path, width = Path(path), row_bytes(image_size, num_masks)
 
     def process(items: Sequence[str]) -> Iterator[np.ndarray]:
-        for name, sample in zip(items, ordered_map(prepare, LazySequence(items, given), num_workers), strict=True):
+        for name, sample in zip(items, ordered_map(prepare, LazySequence(items, inputs_of), num_workers), strict=True):
             yield _pack(name, sample, image_size, num_masks)
 
     layout = {"image_size": image_size, "num_masks": num_masks}

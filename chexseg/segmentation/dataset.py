@@ -76,7 +76,7 @@ def build_cache(
         folder / sample_cache.cache_name(stem, ids, tasks, folder_of_masks),
         ids,
         prepare=partial(prepare, image_size=image_size),
-        given=item,
+        inputs_of=item,
         image_size=image_size,
         num_masks=len(tasks),
         record=provenance.describe({}, code=__file__),
