@@ -18,18 +18,10 @@ from pathlib import Path
 import constants
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import report
-from chexseg.evaluation.methods import HUMAN
+from chexseg.evaluation.methods import HUMAN, named_file
 from chexseg.runtime import cli, leak_guard, provenance
 
 log = logging.getLogger(__name__)
-
-
-def method(text: str) -> tuple[str, Path]:
-    """argparse type for NAME=FILE."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
-    return name, Path(path)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +29,14 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--ground_truth", type=Path, help="masks JSON of the experts [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]")
     add("--all_images", type=Path, metavar="CSV", help="label file of the whole set, films without a finding too")
-    add("--method", type=method, action="append", default=[], metavar="NAME=FILE", help="a method's masks JSON; repeat")
+    add(
+        "--method",
+        type=named_file,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a method's masks JSON; repeat",
+    )
     add("--human", type=Path, help="masks JSON of a second reader, the row `radiologist`")
     add("--output_dir", type=Path, default=Path("report"), help="folder to write to")
     add("--image_dir", type=Path, help="folder that contains CheXpert/, for the picture [$CHEXPERT_DATA_DIR]")

@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.runtime import distributed
     from chexseg.training import loop
 
-    device, options = distributed.device(args.device), RunOptions.of(args)
+    device, options = distributed.device(args.device), RunOptions.of(vars(args))
     three_way = args.uncertain == "multiclass"
     spec = models.ClassifierSpec(
         args.architecture, constants.OBSERVATIONS, three_way, args.image_size, args.normalisation

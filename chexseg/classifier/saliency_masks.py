@@ -111,7 +111,8 @@ def otsu(image: np.ndarray) -> np.ndarray:
 
 def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Mapping[str, str]) -> np.ndarray:
     """(T,) `column` of CheXlocalize's CSV of a value per task (`threshold,task` or `prob_threshold,mIoU,task`);
-    NaN for a task that it lacks. DataError for anything but numbers, and for a task that occurs twice."""
+    NaN for a task that it lacks. A file with `mIoU` may have several rows a task, as CheXlocalize's has: the first of
+    the highest mIoU counts. DataError for anything but numbers, and for a task that occurs twice without one."""
     import pandas as pd  # half a second of importing that runs without such a file need not wait for
 
     try:
@@ -130,6 +131,11 @@ def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Map
             f"{path}: line {int(np.flatnonzero(wrong)[0]) + 2}: {frame[column][wrong].iloc[0]!r} is no number"
         )
     names = frame["task"].map(lambda name: aliases.get(name, name))
+    if "mIoU" in frame.columns:
+        best = (
+            pd.to_numeric(frame["mIoU"], errors="coerce").fillna(-1).groupby(names).transform("idxmax") == frame.index
+        )
+        values, names = values[best], names[best]
     if names.duplicated().any():
         raise DataError(f"{path}: {names[names.duplicated()].iloc[0]!r} occurs twice")
     return pd.Series(values.to_numpy(), index=names).reindex(list(tasks)).to_numpy(np.float64)

@@ -138,7 +138,7 @@ def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: st
 
 
 def mirrored_boundary(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Boundary probabilities (B, 1, h, w) of images (B, 3, H, W), from a `network` that gives logits: the sigmoid of the
-    mean of an image's logits and of its mirror image's, turned back (the original's `EdgeDisplacement.forward`)."""
+    """Boundary probabilities (B, 1, h, w) of images (B, 3, H, W), from a `network` that gives logits: the sigmoid of
+    the mean of an image's logits and of its mirror image's, turned back (the original's `EdgeDisplacement.forward`)."""
     straight, mirrored = network(torch.cat([images, images.flip(-1)])).float().chunk(2)
     return ((straight + mirrored.flip(-1)) / 2).sigmoid()

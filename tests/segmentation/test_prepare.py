@@ -31,7 +31,7 @@ def test_masks_follow_the_image(tmp_path):
     # A bright rectangle and its mask still coincide after both are fitted: within the blurred edge.
     image = np.zeros((700, 500), np.uint8)
     image[210:490, 100:300] = 255
-    fitted, (mask,), _ = prepared(tmp_path, image, image[None], 100)
+    fitted, (mask,), _, _ = prepared(tmp_path, image, image[None], 100)
     np.testing.assert_array_equal(mask, fitted > 127)
     assert (np.flatnonzero(mask.any(0))[[0, -1]] == (14, 42)).all()  # 100/7 = 14.3 to 300/7 = 42.9
     assert not mask[:, 71:].any()
