@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from chexseg.data import rle
 from chexseg.data.images import fit_shape, fit_square, normalise, read_image
 from chexseg.segmentation.model import SegmentationSpec, load_model
+from chexseg.segmentation.prediction_gate import PredictionGate
 from chexseg.segmentation.thresholds import read_thresholds
 from chexseg.training.draws import Draw, fixed_slots
 from chexseg.training.loader import Loader
@@ -45,6 +46,7 @@ def predict_originals(
     paths: Mapping[str, Path],
     device: torch.device,
     batch_size: int,
+    gate: PredictionGate | None = None,
     precision: str = "auto",
     num_workers: int = 0,
 ) -> Iterator[Entry]:
@@ -52,6 +54,7 @@ def predict_originals(
 
     ids    the images wanted, in the order in which they stand in `paths`
     paths  where the images of the whole set lie; an image's place among them is its place in a batch (`predict`)
+    gate   empties masks of findings that the classifier thinks unlikely
     """
     network, spec, _ = load_model(model_path)
     row_of = {name: row for row, name in enumerate(paths)}
@@ -65,6 +68,7 @@ def predict_originals(
         precision=precision,
         num_workers=num_workers,
         rows=[row_of[name] for name in ids],
+        present=gate.present(ids, spec.tasks) if gate else None,
     )
 
 
@@ -79,13 +83,17 @@ def predict(
     precision: str = "auto",
     num_workers: int = 0,
     rows: Sequence[int] | None = None,
+    present: np.ndarray | None = None,
 ) -> Iterator[Entry]:
     """(image id, {task: RLE at the original size}) for each image, in order.
 
     `rows` says where each image of `dataset` stands in the whole set, ascending. Fixed-size batches: row r always
     occupies slot r % batch_size, and a copy of the batch's first image fills each empty slot, so that a mask does not
-    depend on how the images were divided.
+    depend on how the images were divided. Where `present` (images of `dataset`, T) is False a mask is empty.
     """
+    if present is None:
+        present = np.ones((len(dataset), len(spec.tasks)), bool)
+    limits = np.where(present, thresholds, np.inf)
     rows = range(len(dataset)) if rows is None else rows
     index_of = {row: index for index, row in enumerate(rows)}
     batches = [[None if row is None else index_of[row] for row in slots] for slots in fixed_slots(rows, batch_size)]
@@ -94,17 +102,19 @@ def predict(
     plan = [[Draw(first if i is None else i) for i in slots] for slots, first in zip(batches, firsts, strict=True)]
     loader = Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
     with closing(loader), ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
-        for used, batch in zip(in_use, loader(plan), strict=True):
+        for used, indices, batch in zip(in_use, batches, loader(plan), strict=True):
             with torch.inference_mode(), autocast(device, precision):
                 logits = model(normalise(batch["image"].to(device, non_blocking=True), spec.normalisation))
             probabilities = logits.float().sigmoid().cpu().numpy()
             sizes = [tuple(size) for size in batch["size"].tolist()]
-            jobs = [pool.submit(original_masks, probabilities[i], sizes[i], thresholds) for i in used]
+            jobs = [pool.submit(original_masks, probabilities[i], sizes[i], limits[indices[i]]) for i in used]
             for i, job in zip(used, jobs, strict=True):
                 yield batch["id"][i], dict(zip(spec.tasks, job.result(), strict=True))
 
 
-def original_masks(probabilities: np.ndarray, size: tuple[int, int], thresholds: Sequence[float]) -> list[dict]:
+def original_masks(
+    probabilities: np.ndarray, size: tuple[int, int], thresholds: Sequence[float] | np.ndarray
+) -> list[dict]:
     """(C, S, S) probabilities of a padded square -> C masks of `size` (height, width), as RLE.
 
     The padding is cut off, the probabilities are resized to `size` (bilinear, pixel centres aligned), and then compared
