@@ -38,7 +38,7 @@ class LabelledImages:
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | str]:
         import torch
 
-        image, masks, _ = self.pixels[draw.index]
+        image, masks, *_ = self.pixels[draw.index]
         if self.augment and draw.key:
             image, _ = augment(image, masks, np.random.default_rng(draw.key), STRETCHED)
         return {

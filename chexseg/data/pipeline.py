@@ -290,8 +290,8 @@ def _read(path: Path) -> dict:
 
 
 def blocked(stages: Sequence[Stage], stopping: Sequence[Check]) -> dict[str, str]:
-    """The check that each blocked stage waits for: of an input that is missing or bad, its own or that of a stage before
-    it. A finished stage, or one whose file is there, is not blocked and blocks nobody."""
+    """The check that each blocked stage waits for: its own input's, or that of a stage before it. A finished stage, or
+    one whose file is there, is not blocked and blocks nobody."""
     problems: dict[str, str] = {}
     for check in reversed(stopping):
         # `train labels` and `train images` are both about `train`.
