@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
     truth = MaskFile(truth_path, constants.ALIASES)
     methods = {name: MaskFile(path, constants.ALIASES) for name, path in paths.items()}
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    films = film_list.read_list(args.all_images) if args.all_images else None
+    films = film_list.read_list(args.all_images, constants.ALIASES) if args.all_images else None
     patients = {patient_of(image) for image in [*truth, *(films or ())]}
     leaks = leak_guard.check(paths.values(), patients, allow=args.allow_leak)
     found = comparison.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed, films=films)

@@ -18,6 +18,7 @@ from pathlib import Path
 import constants
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation.methods import named_file
+from chexseg.irnet import options
 from chexseg.runtime import cli, provenance, shards
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--threshold_path", type=Path, help="CSV threshold,task of tune_thresholds.py, for the source map_tuned")
     add("--boundary_net", type=Path, help="boundary network, for the source walk; a name below $OBJ_... or a path")
     add("--csv_path", type=Path, help="label file of the experts' images, for the gate [the valid.csv of CheXpert]")
-    cli.add_boolean(parser, "--uncertain_is_present", default=True, help="gate: count labels of -1 as present")
+    add("--uncertain", choices=options.UNCERTAIN, default="present", help="gate: what a label of -1 means")
     add("--gate_probability", type=cli.fraction, default=0.5, help="gate: least probability of a mask")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to measure")
     add("--output_dir", type=Path, default=Path("report"), help="folder to write to")
+    options.add_walk(parser)
     add("--side", type=cli.positive_int, default=320, help="longer side at which masks are compared")
     add("--num_replicates", type=cli.positive_int, default=1000, help="replicates of the bootstrap")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the bootstrap")
@@ -95,10 +97,11 @@ def main(args: argparse.Namespace) -> None:
         data_dir=constants.data_dir() if maps is not None else None,
         threshold_path=args.threshold_path,
         weights=weights,
+        walk={name: getattr(args, name) for name in options.WALK},
         device=args.device,
         labels=labels,
         observations=constants.OBSERVATIONS,
-        uncertain=args.uncertain_is_present,
+        uncertain=args.uncertain,
         least=args.gate_probability,
         side=args.side,
         num_replicates=args.num_replicates,

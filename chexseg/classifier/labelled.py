@@ -38,7 +38,7 @@ class LabelledImages:
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | str]:
         import torch
 
-        image, masks, _ = self.pixels[draw.index]
+        image, masks, *_ = self.pixels[draw.index]
         if self.augment and draw.key:
             image, _ = augment(image, masks, np.random.default_rng(draw.key), STRETCHED)
         return {
@@ -91,7 +91,7 @@ def cached_pixels(images: ImageSet, folder: Path, size: int, num_workers: int) -
         folder / sample_cache.cache_name(f"classifier_{size}", images.frame["Path"].tolist()),
         images.ids,
         prepare=partial(_decode, size),
-        given=images.path,
+        inputs_of=images.path,
         image_size=size,
         num_masks=0,
         record=record,

@@ -77,7 +77,7 @@ def threshold_maps(
     present = finite.max((1, 2)) > (finite.min((1, 2)) if stretch else 0)
     if stretch and cutoffs is not None:
         present &= np.isnan(cutoffs) | (probabilities > cutoffs)
-    found = np.zeros((len(maps), *size), np.uint8)
+    masks = np.zeros((len(maps), *size), np.uint8)
     rows = np.flatnonzero(present)
     step = max(1, MAX_UPSAMPLED // (size[0] * size[1]))
     for start in range(0, len(rows), step):
@@ -89,10 +89,10 @@ def threshold_maps(
         grey = (np.clip(large, 0, 1) * 255).astype(np.uint8)
         for row, values, quantised in zip(chunk, large, grey, strict=True):
             if stretch and thresholds is not None and not np.isnan(thresholds[row]):
-                found[row] = values > thresholds[row]
+                masks[row] = values > thresholds[row]
             elif quantised.any():
-                found[row] = otsu(quantised)
-    return found
+                masks[row] = otsu(quantised)
+    return masks
 
 
 def otsu(image: np.ndarray) -> np.ndarray:

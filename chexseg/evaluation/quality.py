@@ -84,15 +84,21 @@ def _overlap(images: list[str], tasks: Sequence[str], counts: np.ndarray) -> Ove
     return Overlap(images, tuple(tasks), both, union, predicted, truth, pixels=pixels)
 
 
-def gated(overlap: Overlap, present: np.ndarray) -> Overlap:
-    """The counts with an empty mask wherever `present` (images, tasks) is False."""
-    known = ~np.isnan(overlap.union)
-    absent = known & ~present
+def gated(overlap: Overlap, decisions: np.ndarray) -> Overlap:
+    """The counts after a gate's `decisions` (images, tasks): 1 leaves a mask as it is, 0 makes it empty, -1 unknown."""
+    unknown = decisions < 0
+    absent = ~np.isnan(overlap.union) & (decisions == 0)
+
+    def where_known(counts: np.ndarray) -> np.ndarray:
+        return np.where(unknown, np.nan, counts)
+
     return replace(
         overlap,
-        intersection=np.where(absent, 0, overlap.intersection),
-        union=np.where(absent, overlap.truth, overlap.union),
-        predicted=np.where(absent, 0, overlap.predicted),
+        intersection=where_known(np.where(absent, 0, overlap.intersection)),
+        union=where_known(np.where(absent, overlap.truth, overlap.union)),
+        predicted=where_known(np.where(absent, 0, overlap.predicted)),
+        truth=where_known(overlap.truth),
+        pixels=where_known(overlap.pixels),
     )
 
 
@@ -114,8 +120,8 @@ def measure(
     resamples = bootstrap.Resamples(first.images, num_replicates, seed)
     tables = []
     for name, ungated in counts.items():
-        for gate, present in {UNGATED: np.ones(first.union.shape, bool), **gates}.items():
-            found = gated(ungated, present)
+        for gate, decisions in {UNGATED: np.ones(first.union.shape, np.int8), **gates}.items():
+            found = gated(ungated, decisions)
             scores = bootstrap.score(found, resamples, "pooled")
             value, lower, upper = bootstrap.intervals(scores).T
             precision, recall = (

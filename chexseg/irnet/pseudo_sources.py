@@ -7,6 +7,7 @@ labels (what the CRF leaves open is unknown), and the random walk. All of them u
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,9 @@ def of_crf(films: OtherFilms) -> dict[str, CrfSource]:
     return {name: CrfSource(labels, value) for name, value in between.items()}
 
 
-def walked(films: OtherFilms, wanted: Sequence[str], weights: Path, device: str) -> dict[str, dict[str, dict]]:
+def walked(
+    films: OtherFilms, wanted: Sequence[str], weights: Path, walk: Mapping[str, Any], device: str
+) -> dict[str, dict[str, dict]]:
     """The ungated masks of the random walk for the `wanted` films: image id -> {task: run-length mask}."""
     from chexseg.irnet import pseudo_masks
     from chexseg.irnet.gates import OpenGate
@@ -104,7 +107,7 @@ def walked(films: OtherFilms, wanted: Sequence[str], weights: Path, device: str)
         films=films,
         gate=OpenGate(),
         weights=weights,
-        walk=pseudo_masks.Walk(),
+        walk=pseudo_masks.Walk(**walk),
         device=distributed.device(device),
     )
     return dict(made)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from chexseg.errors import DataError
 from chexseg.evaluation import metrics, quality, scoring
 from chexseg.irnet import pseudo_sources
 from chexseg.irnet.films import OtherFilms
-from chexseg.irnet.gates import LabelGate, ProbabilityGate
+from chexseg.irnet.gates import UNKNOWN, LabelGate, ProbabilityGate
 from chexseg.runtime import leak_guard
 from chexseg.runtime.files import atomic
 
@@ -31,10 +32,11 @@ def measure(
     data_dir: Path | None,
     threshold_path: Path | None,
     weights: Path | None,
+    walk: Mapping[str, Any],
     device: str,
     labels: Path | None,
     observations: Sequence[str],
-    uncertain: bool,
+    uncertain: str,
     least: float,
     side: int,
     num_replicates: int,
@@ -51,7 +53,10 @@ def measure(
         log.warning("%d images have no pseudo mask of any source: %s", len(lost), metrics.some(lost))
     sources: dict[str, quality.Source] = {}
     if maps is not None and data_dir is not None:
-        sources |= sources_of_maps(maps, tasks, images, data_dir, aliases, threshold_path, weights, device)
+        sources |= sources_of_maps(maps, tasks, data_dir, aliases, threshold_path)
+        if weights is not None:
+            films = OtherFilms(maps.folder, tasks, data_dir, None)
+            sources["walk"] = quality.MaskSource(pseudo_sources.walked(films, images, weights, walk, device))
     sources |= {name: quality.MaskSource(file) for name, file in masks.items()}
     patients = {patient_of(image) for image in images}
     leaks = leak_guard.check([*files.values(), threshold_path, weights], patients, allow=True)
@@ -63,23 +68,17 @@ def measure(
 def sources_of_maps(
     maps: SaliencyMaps,
     tasks: tuple[str, ...],
-    images: Sequence[str],
     data_dir: Path,
     aliases: Mapping[str, str],
     threshold_path: Path | None,
-    weights: Path | None,
-    device: str,
 ) -> dict[str, quality.Source]:
-    """The pipeline's sources in its order: thresholds, CRF, walk."""
+    """The pipeline's sources before the walk, in its order: thresholds, then the CRF."""
     from chexseg.classifier.saliency_masks import read_task_values
 
     thresholds = read_task_values(threshold_path, "threshold", tasks, aliases) if threshold_path else None
-    films = OtherFilms(maps.folder, tasks, data_dir, None)
     found: dict[str, quality.Source] = {}
     found |= pseudo_sources.of_maps(maps, tasks, thresholds=thresholds)
-    found |= pseudo_sources.of_crf(films)
-    if weights is not None:
-        found["walk"] = quality.MaskSource(pseudo_sources.walked(films, images, weights, device))
+    found |= pseudo_sources.of_crf(OtherFilms(maps.folder, tasks, data_dir, None))
     return found
 
 
@@ -89,24 +88,22 @@ def open_gates(
     labels: Path | None,
     observations: Sequence[str],
     aliases: Mapping[str, str],
-    uncertain: bool,
+    uncertain: str,
     maps: SaliencyMaps | None,
     least: float,
 ) -> dict[str, np.ndarray]:
-    """Which findings each gate lets through, (images, tasks): by label and by probability, where these are known."""
+    """What each gate says of each finding, (images, tasks): by label and by probability, where these are known."""
     gates = {}
     if labels is not None:
         try:
-            gates["label"] = LabelGate(labels, observations, aliases, "present" if uncertain else "absent").present(
-                images, tasks
-            )
+            gates["label"] = LabelGate(labels, observations, aliases, uncertain).decide(images, tasks)
         except DataError as error:
             log.warning("no gate by labels: %s", error)
     if maps is not None:
         known = [image for image in images if image in maps]
-        present = np.ones((len(images), len(tasks)), bool)
-        present[[image in maps for image in images]] = ProbabilityGate(maps, least).present(known, tasks)
-        gates["probability"] = present
+        decisions = np.full((len(images), len(tasks)), UNKNOWN, np.int8)
+        decisions[[image in maps for image in images]] = ProbabilityGate(maps, least).decide(known, tasks)
+        gates["probability"] = decisions
     return gates
 
 

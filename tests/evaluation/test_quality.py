@@ -47,6 +47,9 @@ def test_a_gate_makes_masks_empty_and_nothing_known_that_is_unknown():
     assert opacity[["n_images", "empty"]].tolist() == [2, 0.5]
     assert table.loc[("label", "Edema"), "n_images"] == 2
     assert table.loc["none"].equals(measured().loc["none"])
+    left_open = np.array([[1, 1, 1], [1, -1, 1], [0, 1, 1]], np.int8)
+    table = measured(gates={"label": left_open}).loc["label"]
+    assert table.loc["Airspace Opacity", ["iou", "n_images"]].tolist() == pytest.approx([200 / 300, 1])
     nothing = measured(gates={"label": np.zeros((3, 3), bool)}).loc["label"]
     assert nothing.loc["mIoU", ["iou", "recall", "empty"]].tolist() == [0, 0, 1]
 

@@ -56,8 +56,10 @@ def test_masks_files_by_hand(masks, capsys):
     assert set(table.index.get_level_values("gate")) == {"none", "label"}
     assert (masks / "out" / "quality.png").stat().st_size > 5000
     assert "gate label" in capsys.readouterr().out
-    run(SCRIPT, *arguments(masks, "--uncertain_is_present", "False"))
+    run(SCRIPT, *arguments(masks, "--uncertain", "absent"))
     assert table_of(masks / "out").loc[("a", "label", "Edema"), "iou"] == pytest.approx(4 / 12, abs=1e-6)
+    run(SCRIPT, *arguments(masks, "--uncertain", "unknown"))
+    assert table_of(masks / "out").loc[("a", "label", "Edema"), ["iou", "n_images"]].tolist() == [0.5, 1]
 
 
 def test_a_report_that_is_up_to_date_is_left_alone(masks):
