@@ -14,6 +14,7 @@ from chexseg.runtime.progress import duration
 
 FINISHED, BEGUN, UNRECORDED, TO_DO = "finished", "begun", "there, unknown from what", "to do"
 BOUNDARY_NETWORK = "best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth"
+NETWORKS = (".pth", ".ckpt", ".pt")
 METHODS = ("weak_cam", "weak_irnet", "full", "chexseg")
 
 
@@ -257,24 +258,36 @@ def state(stage: Stage) -> str:
 
 
 def _state(output: Path) -> str:
+    if output.suffix in NETWORKS:
+        return _training_state(output)
     if not output.is_file():
         parts = output.with_name(f".{output.name}.parts")
-        made = [path.name for path in parts.glob("*-of-*") if path.suffix != ".json"] if parts.is_dir() else []
-        if made:
-            return f"{BEGUN}: {len(made)} of {int(made[0].rpartition('-of-')[2])} shards"
-        trained = output.with_name(output.name + ".training"), output.parent
-        is_network = output.suffix in (".pth", ".ckpt", ".pt")
-        return BEGUN if is_network and any((folder / "checkpoint.pt").is_file() for folder in trained) else TO_DO
-    manifest = provenance.manifest_path(output)
-    try:
-        if manifest.is_file():
-            made_as = json.loads(manifest.read_text()).get("output", {})
-            same = made_as.get("size") in (None, output.stat().st_size)
-            return FINISHED if same else UNRECORDED
-        record = json.loads((output.parent / "args.json").read_text())
-        return FINISHED if "finished" in record else BEGUN
-    except (OSError, ValueError, AttributeError):
+        made = [path.name for path in parts.glob("*-of-*") if path.suffix != ".json"]
+        return f"{BEGUN}: {len(made)} of {int(made[0].rpartition('-of-')[2])} shards" if made else TO_DO
+    size = _read(provenance.manifest_path(output)).get("output", {}).get("size")
+    return FINISHED if size == output.stat().st_size else UNRECORDED
+
+
+def _training_state(output: Path) -> str:
+    """Of a network. Its record stands beside it, or in the folder of its training."""
+    beside = provenance.manifest_path(output), output.parent / "args.json"
+    of_boundaries = output.parent / output.stem.removeprefix("best_")
+    folders = output.with_name(f"{output.name}.training"), output.parent, of_boundaries
+    if not output.is_file():
+        return BEGUN if any((folder / "checkpoint.pt").is_file() for folder in folders) else TO_DO
+    record = next((path for path in (*beside, of_boundaries / "args.json") if path.is_file()), None)
+    if record is None:
         return UNRECORDED
+    return FINISHED if "finished" in _read(record) else BEGUN
+
+
+def _read(path: Path) -> dict:
+    """A record; empty where it cannot be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def blocked(stages: Sequence[Stage], stopping: Sequence[Check]) -> dict[str, str]:

@@ -45,6 +45,7 @@ def test_all_stages_are_here():
         "IRNet/cam_to_ir_label_hdf5.py", "IRNet/train_irnet.py", "make_pseudo_seg_labels.py",
         "create_train_set_subsets.py", "segmentation_train.py", "segmentation_test.py", "make_tables.py",
         "pseudo_label_quality.py",
+        "doctor.py",
     } == set(SCRIPTS)  # fmt: skip
 
 
