@@ -5,7 +5,8 @@
         --method chexseg=chexseg/test_masks.json --human second_reader.json
 
 Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), table.md and sheet.png. The
-names weak_cam, weak_irnet, full and chexseg get their ratios beside the paper's; other names are allowed.
+names weak_cam, weak_irnet, full and chexseg get their ratios beside the paper's; other names are allowed. A report
+that is up to date is left as it is, but for the times of the stages.
 """
 
 import argparse
@@ -13,22 +14,12 @@ import logging
 from pathlib import Path
 
 import constants
-from chexseg.classifier.saliency_store import SaliencyMaps
-from chexseg.data import chexpert, mask_files
-from chexseg.data.images import read_image
 from chexseg.errors import DataError, UsageError
-from chexseg.evaluation import figure, tables
+from chexseg.evaluation import report
+from chexseg.evaluation.methods import HUMAN
 from chexseg.runtime import cli, provenance
-from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)
-SHORT = {
-    "weak_cam": "Weak (Grad-CAM)",
-    "weak_irnet": "Weak (IRNet)",
-    "full": "Fully supervised",
-    "chexseg": "CheXseg",
-    tables.HUMAN: "Second reader",
-}
 
 
 def method(text: str) -> tuple[str, Path]:
@@ -57,56 +48,62 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
-    paths = dict(args.method)
-    if len(paths) < len(args.method):
+def method_paths(methods: list[tuple[str, Path]], human: Path | None) -> dict[str, Path]:
+    """The masks file of each row of the table, the second reader last."""
+    paths = dict(methods)
+    if len(paths) < len(methods):
         raise UsageError("--method: each name once")
-    if tables.HUMAN in paths:
-        raise UsageError(f"--method {tables.HUMAN}=...: give the second reader's masks with --human")
-    if args.human:
-        paths[tables.HUMAN] = args.human
+    if HUMAN in paths:
+        raise UsageError(f"--method {HUMAN}=...: give the second reader's masks with --human")
+    if human:
+        paths[HUMAN] = human
     if not paths:
         raise UsageError("give at least one --method NAME=FILE, or --human FILE")
-    truth_path = args.ground_truth or constants.gt_dir() / "test_encoded.json"
-    truth = mask_files.MaskFile(truth_path, constants.ALIASES)
-    methods = {name: mask_files.MaskFile(path, constants.ALIASES) for name, path in paths.items()}
+    for path in paths.values():
+        if not path.is_file():
+            raise DataError(f"{path}: no such masks file")
+    return paths
+
+
+def main(args: argparse.Namespace) -> None:
+    paths = method_paths(args.method, args.human)
+    folder, truth_path = args.output_dir, args.ground_truth or constants.gt_dir() / "test_encoded.json"
+    image_dir = (args.image_dir or constants.data_dir()) if args.num_examples else None
+    record = provenance.describe(
+        vars(args) | {"method": list(paths)}, [truth_path, *paths.values(), args.pseudo], code=__file__
+    )
+    places = [str(place and place.resolve()) for place in (image_dir, args.maps)]
+    fingerprint = provenance.fingerprint(record | {"arguments": record["arguments"] | {"picture": places}})
+    reason = report.is_current(folder, fingerprint)
+    if reason is None:
+        print(report.refresh_times(folder))
+        log.info("%s: up to date", folder)
+        return
+    if reason != "missing":
+        log.warning("%s: %s; making it again", folder, reason)
+
+    from chexseg.classifier.saliency_store import open_maps
+    from chexseg.data.mask_files import MaskFile
+    from chexseg.evaluation import comparison
+
+    truth = MaskFile(truth_path, constants.ALIASES)
+    methods = {name: MaskFile(path, constants.ALIASES) for name, path in paths.items()}
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    found = tables.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed)
+    found = comparison.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed)
     for note in found.notes:
         log.warning(note)
-    folder = args.output_dir
-    text = tables.markdown(found, tables.read_timings(folder / "timings.csv"))
-    with atomic(folder / "table.csv") as temporary:
-        tables.long_table(found).to_csv(temporary, index=False, float_format="%.6f")
-    with atomic(folder / "table.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    inputs = [truth_path, *paths.values(), args.pseudo]
-    record = provenance.describe(vars(args), inputs, code=__file__)
-    provenance.write(folder / "table.manifest.json", record)
-    print(text)
-    if args.num_examples:
-        draw_sheet(args, truth, methods, found)
-    log.info("%s: table.csv, table.md%s", folder, " and sheet.png" if args.num_examples else "")
-
-
-def draw_sheet(args: argparse.Namespace, truth, methods, found: tables.Comparison) -> None:
-    """The picture of `--num_examples` images; those in every file are preferred."""
-    everywhere = [image for image in found.images if all(image in masks for masks in methods.values())]
-    chosen = args.examples or figure.choose(truth, everywhere or found.images, found.tasks, args.num_examples)
-    for image in chosen:
-        if image not in truth:
-            raise DataError(f"--examples {image}: not in the ground truth")
-    image_dir = args.image_dir or constants.data_dir()
-    images = {image: read_image(chexpert.find_image(image_dir, image)) for image in chosen}
-    columns = []
-    if args.maps:
-        columns.append(figure.Column("Saliency map", maps=SaliencyMaps(args.maps)))
-    if args.pseudo:
-        pseudo = mask_files.MaskFile(args.pseudo, constants.ALIASES)
-        columns.append(figure.Column("Pseudo mask", pseudo, against_truth=True))
-    columns += [figure.Column(SHORT.get(name, name), masks, against_truth=True) for name, masks in methods.items()]
-    with atomic(args.output_dir / "sheet.png") as temporary:
-        figure.draw(temporary, images, truth, columns, found.tasks)
+    print(report.write_tables(folder, found))
+    shown: list[Path] = []
+    if image_dir is not None:
+        maps = open_maps(args.maps) if args.maps else None
+        pseudo = MaskFile(args.pseudo, constants.ALIASES) if args.pseudo else None
+        sources = report.PictureSources(image_dir, maps, pseudo)
+        shown = report.draw(
+            folder / report.PICTURE, found, truth, methods, sources, examples=args.examples, count=args.num_examples
+        )
+        shown += [maps.path] if maps else []
+    report.seal(folder, record, fingerprint, shown)
+    log.info("%s: table.csv, table.md%s", folder, " and sheet.png" if shown else "")
 
 
 if __name__ == "__main__":

@@ -10,21 +10,19 @@ printed IoU is pooled: intersections and unions summed over the set, at the orig
 """
 
 import argparse
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import constants
-from chexseg.data import chexpert, mask_files
-from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
-from chexseg.evaluation import bootstrap, metrics
-from chexseg.runtime import cli, distributed, provenance, shards
-from chexseg.segmentation.dataset import locate
-from chexseg.segmentation.model import load_model
-from chexseg.segmentation.prediction import Originals, predict
-from chexseg.training import loop
+from chexseg.runtime import cli, distributed
+from chexseg.training.options import PRECISIONS
+
+if TYPE_CHECKING:
+    from chexseg.data.mask_files import MaskFile
 
 log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
@@ -51,96 +49,85 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
-    add("--precision", choices=loop.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
     cli.add_run_options(parser, shard_size=64)
     return parser
 
 
-def read_thresholds(path: Path, count: int) -> list[float]:
-    """The thresholds of `count` tasks, each from 0 to 1."""
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; segmentation_train.py writes it, or give --thresholds_path") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    numbers = isinstance(found, list) and all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in found)
-    if not numbers or len(found) != count:
-        raise DataError(f"{path}: expected a list of {count} numbers from 0 to 1")
-    return found
-
-
 def main(args: argparse.Namespace) -> None:
+    from chexseg.data.chexpert import locate
+    from chexseg.data.mask_files import MaskFile
+
     if len(args.model_path) != len(args.output_path):
         raise UsageError(
             f"{len(args.model_path)} of --model_path do not go with {len(args.output_path)} of --output_path"
         )
+    for path in args.model_path:
+        if not path.is_file():
+            raise DataError(f"{path}: no such network; train one with segmentation_train.py")
+    truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
+    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted(truth)}
+    names = ("model_path", "test_masks_path", "output_path", "thresholds_path")
+    options = {key: value for key, value in vars(args).items() if key not in names}
     for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
         if len(args.model_path) > 1 and distributed.is_main():
             print(f"== {model_path}")
-        test(model_path, output_path, args)
+        thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
+        predict(output_path, model_path, thresholds_path, paths, truth.path, options)
+        if distributed.is_main():
+            report(MaskFile(output_path), truth)
 
 
-def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
-    """Predict with one model and print its IoU."""
-    device = distributed.device(args.device)
-    model, spec, _ = load_model(model_path)
-    model.to(device)
-    thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
-    thresholds = read_thresholds(thresholds_path, len(spec.tasks))
-    truth_path = args.test_masks_path or constants.gt_dir() / "test_encoded.json"
-    truth = MaskFile(truth_path, constants.ALIASES)
-    ids = sorted(truth)
-    row_of = {name: row for row, name in enumerate(ids)}
-    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in ids}
+def predict(
+    output_path: Path,
+    model_path: Path,
+    thresholds_path: Path,
+    paths: Mapping[str, Path],
+    truth_path: Path,
+    options: Mapping,
+) -> None:
+    """Write one network's masks of the images in `paths`; `options` are the command line's others."""
+    from chexseg.data import mask_files
+    from chexseg.runtime import provenance, shards
+    from chexseg.segmentation import stages
+    from chexseg.segmentation.thresholds import read_thresholds
 
-    def process(names):
-        return predict(
-            model,
-            spec,
-            thresholds,
-            Originals(paths, names, spec.image_size),
-            batch_size=args.batch_size,
-            device=device,
-            precision=args.precision,
-            num_workers=args.num_workers,
-            rows=[row_of[name] for name in names],
-        )
-
-    inputs = [model_path, thresholds_path, truth_path]
-    names = ("model_path", "test_masks_path", "output_path", "thresholds_path")
-    arguments = {key: value for key, value in vars(args).items() if key not in names}
+    read_thresholds(thresholds_path)  # what is wrong with them is said before the work begins
+    work = ("batch_size", "device", "precision", "num_workers")
     shards.build(
         output_path,
-        ids,
-        process=process,
-        write=mask_files.write_part,
-        merge=mask_files.merge_parts,
-        record=provenance.describe(arguments, inputs, code=__file__),
-        shard_size=args.shard_size,
+        list(paths),
+        process=partial(
+            stages.predicted_masks,
+            model_path=model_path,
+            thresholds_path=thresholds_path,
+            paths=paths,
+            **{name: options[name] for name in work},
+        ),
+        shard_format=mask_files.MaskShards(),
+        record=provenance.describe(options, [model_path, thresholds_path, truth_path], code=__file__),
+        shard_size=options["shard_size"],
         label="predicted masks",
         item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),
     )
-    if distributed.is_main():
-        report(MaskFile(output_path), truth, spec.tasks)
 
 
-def report(predicted: MaskFile, truth: MaskFile, tasks: Sequence[str]) -> None:
+def report(predicted: "MaskFile", truth: "MaskFile") -> None:
     """Print the pooled IoU of each task, and what could not be scored."""
-    found = metrics.overlap(predicted, truth, tasks, sorted(truth))
-    iou = bootstrap.score(found, bootstrap.Resamples(found.images, 0), "pooled").values[0]
-    for task, value, images in zip(tasks, iou[:-1], (found.truth > 0).sum(0), strict=True):
-        print(f"{task:28s} {value:.4f}  {images} images" if value == value else f"{task:28s}   does not occur")
-    print(f"{'mIoU (pooled)':28s} {iou[-1]:.4f}  {len(found.images)} images")
-    for note in found.notes:
-        log.info("%s", note)
+    from chexseg.data import chexpert
+    from chexseg.evaluation.metrics import some
+    from chexseg.segmentation.report import pooled_iou
+
+    tasks = list(next(iter(predicted.values()), {}))  # a network predicts all its tasks of every image
+    lines, notes = pooled_iou(predicted, truth, tasks)
+    print("\n".join(lines))
     listed = constants.gt_dir() / "test_labels.csv"
     if listed.is_file() and truth.path.parent == listed.parent:
         frame = chexpert.read_labels(listed, constants.OBSERVATIONS, constants.ALIASES)
         if absent := [image for image in chexpert.frontal(frame).index if image not in truth]:
-            log.info(
-                "%d images of %s have no outline, so none is predicted: %s", len(absent), listed, metrics.some(absent)
-            )
+            notes.append(f"{len(absent)} images of {listed} have no outline, so none is predicted: {some(absent)}")
+    for note in notes:
+        log.info("%s", note)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,13 @@ Writes <save_dir_predictions>/<folder of the checkpoint>_<its file name>/ with p
 
 import argparse
 import os
-from functools import partial
 from pathlib import Path
 
-import pandas as pd
-import torch
-
 import constants
-from chexseg.classifier import cam, models, saliency_store
-from chexseg.classifier.dataset import ImageSet, read_batches
-from chexseg.data import chexpert
-from chexseg.data.images import NORMALISATION, normalise
-from chexseg.errors import UsageError
-from chexseg.runtime import cli, distributed, provenance, shards
-from chexseg.runtime.files import atomic
+from chexseg.classifier.choices import CAM_METHODS
+from chexseg.data.normalisation import NORMALISATION
+from chexseg.errors import DataError, UsageError
+from chexseg.runtime import cli
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_boolean(parser, "--save_train_cams", help="read the training set, whatever --phase says")
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
     add("--image_size", type=cli.positive_int, default=None, help="side of the network's input [checkpoint's, or 320]")
-    add("--cam_method", choices=cam.METHODS, default="gradcam", help="all but gradcam need the package grad-cam")
+    add("--cam_method", choices=CAM_METHODS, default="gradcam", help="all but gradcam need the package grad-cam")
     add("--save_format", choices=("hdf5", "pickle"), default="hdf5", help="pickle adds CheXlocalize's *_map.pkl")
     add("--normalisation", choices=tuple(NORMALISATION), default=None, help="of the input [checkpoint's, imagenet]")
     add("--csv_path", type=Path, default=None, help="label file [the set's own in CheXpert's folder]")
@@ -49,77 +42,61 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def split(args: argparse.Namespace) -> str:
-    """The set that is read."""
-    return "train" if args.save_train_cams else args.phase
+def label_file(split: str) -> Path:
+    """The label file of a set: CheXlocalize's beside the test masks where it is there, else the data set's own."""
+    from chexseg.data import chexpert
 
-
-def run_folder(args: argparse.Namespace) -> Path:
-    checkpoint = Path(os.path.abspath(args.ckpt_path))  # a link keeps its name
-    base = args.save_dir_predictions or constants.base_dir() / f"{split(args)}_cams"
-    return base / f"{checkpoint.parent.name}_{checkpoint.name}"
-
-
-def load_images(args: argparse.Namespace) -> ImageSet:
-    path = args.csv_path
-    if path is None:
-        listed = constants.gt_dir() / "test_labels.csv" if split(args) == "test" else None
-        path = listed if listed and listed.is_file() else chexpert.split_csv(constants.data_dir(), split(args))
-    frame = chexpert.frontal(chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
-    if frame.empty:
-        raise UsageError(f"{path}: no frontal image in it")
-    return ImageSet(constants.data_dir(), frame, csv=path)
+    beside_masks = constants.gt_dir() / "test_labels.csv" if split == "test" else None
+    if beside_masks and beside_masks.is_file():
+        return beside_masks
+    return chexpert.split_csv(constants.data_dir(), split)
 
 
 def main(args: argparse.Namespace) -> None:
-    device = distributed.device(args.device)
-    model = models.load_classifier(args.ckpt_path, constants.OBSERVATIONS, normalisation=args.normalisation).to(device)
-    size, images, folder = args.image_size or model.spec.image_size, load_images(args), run_folder(args)
-    args.image_size = size
-    pickles = folder / "cams" if args.save_format == "pickle" and args.save_cams else None
-    labels = images.frame.reindex(columns=model.spec.tasks)
+    from chexseg.classifier import saliency_store
+    from chexseg.classifier.prediction_tables import write_tables
+    from chexseg.classifier.saliency_stage import SaliencyStage
+    from chexseg.data import chexpert
+    from chexseg.runtime import distributed, provenance, shards
 
-    def process(ids):
-        for names, pixels, sizes in read_batches(images, ids, size, args.batch_size, args.num_workers):
-            batch = normalise(pixels.to(device, non_blocking=True), model.spec.normalisation)
-            maps, probabilities = (t.float().cpu().numpy() for t in cam.saliency(model, batch, args.cam_method))
-            for i, name in ((i, name) for i, name in enumerate(names) if name is not None):
-                found = {"id": name, "maps": maps[i], "probabilities": probabilities[i], "size": sizes[i]}
-                if pickles:
-                    saliency_store.write_pickles(
-                        pickles, name, model.spec.tasks, found, pixels[i].numpy(), labels.loc[name].to_numpy()
-                    )
-                yield found
-
+    if not args.ckpt_path.is_file():
+        raise DataError(f"{args.ckpt_path}: no such checkpoint; train one with train.py")
+    split = "train" if args.save_train_cams else args.phase
+    csv = args.csv_path or label_file(split)
+    frame = chexpert.frontal(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES))
+    if frame.empty:
+        raise UsageError(f"{csv}: no frontal image in it")
+    images = chexpert.ImageSet(constants.data_dir(), frame, csv=csv)
+    checkpoint = Path(os.path.abspath(args.ckpt_path))  # a link keeps its name
+    folder = args.save_dir_predictions or constants.base_dir() / f"{split}_cams"
+    folder /= f"{checkpoint.parent.name}_{checkpoint.name}"
+    stage = SaliencyStage(
+        checkpoint,
+        images,
+        constants.OBSERVATIONS,
+        image_size=args.image_size,
+        normalisation=args.normalisation,
+        cam_method=args.cam_method,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        device=args.device,
+        pickles=folder / "cams" if args.save_format == "pickle" and args.save_cams else None,
+    )
     store = folder / (saliency_store.STORE if args.save_cams else "predictions.h5")
-    record = provenance.describe(vars(args), [args.ckpt_path, images.csv], code=__file__)
-    merge = partial(saliency_store.merge_parts, tasks=model.spec.tasks, image_size=size, count=len(images.ids))
     shards.build(
         store,
         images.ids,
-        process=process,
-        write=saliency_store.write_part,
-        merge=merge,
-        record=record,
+        process=stage.process,
+        shard_format=stage,
+        record=provenance.describe(vars(args), [args.ckpt_path, csv], code=__file__),
         shard_size=args.shard_size,
         label="saliency maps",
         item_fingerprint=images.fingerprint,
     )
     if distributed.is_main():
-        write_tables(folder, store, images, args)
-
-
-def write_tables(folder: Path, store: Path, images: ImageSet, args: argparse.Namespace) -> None:
-    """predictions.csv, and for the training set the ids of the images that have maps."""
-    predictions = saliency_store.read_predictions(store)
-    predictions.insert(0, "Path", images.frame["Path"].reindex(predictions.index))
-    with atomic(folder / "predictions.csv") as temporary:
-        predictions.to_csv(temporary)
-    if args.save_cams and split(args) == "train":
-        with atomic(folder / "train_cams_paths.csv") as temporary:
-            pd.DataFrame({"Train_CAM_Id": predictions.index}).to_csv(temporary, index=False)
+        listing = folder / "train_cams_paths.csv" if args.save_cams and split == "train" else None
+        write_tables(store, images, folder / "predictions.csv", listing)
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     cli.run(main, build_parser)

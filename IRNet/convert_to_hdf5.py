@@ -11,16 +11,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 import constants
-from chexseg.classifier import saliency_masks
-from chexseg.classifier.saliency_store import SaliencyMaps
-from chexseg.data import chexpert, hdf5_files
-from chexseg.data.images import read_image, resize_square
-from chexseg.errors import DataError
-from chexseg.runtime import cli, provenance, shards
-from chexseg.runtime.workers import ordered_map
+from chexseg.runtime import cli
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,41 +24,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_ids(path: Path) -> list[str]:
-    """The image ids in train_cams_paths.csv."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; make it with test.py --save_cams True --save_train_cams True")
-    try:
-        frame = pd.read_csv(path)
-    except ValueError as error:
-        raise DataError(f"{path}: not a CSV file ({error}); make it again with test.py") from error
-    if "Train_CAM_Id" not in frame.columns:
-        raise DataError(f"{path}: no column 'Train_CAM_Id'; make it again with test.py")
-    return frame["Train_CAM_Id"].astype(str).tolist()
-
-
-def make(maps: SaliencyMaps, rows: list[int], data_dir: Path, size: int, image_id: str):
-    """One record: the image, and the maps of the tasks in `rows`."""
-    image = read_image(chexpert.find_image(data_dir, image_id, "train"))
-    return image_id, resize_square(image, size), maps[image_id]["maps"][rows]
-
-
 def main(args: argparse.Namespace) -> None:
+    from chexseg.classifier.prediction_tables import read_listing
+    from chexseg.classifier.saliency_store import open_maps
+    from chexseg.classifier.train_set import TrainSetMaker
+    from chexseg.data import hdf5_files
+    from chexseg.runtime import provenance, shards
+
     run, tasks = args.map_dir or constants.run_dir(), constants.LOCALIZATION_TASKS
-    ids, maps, folder = read_ids(run / "train_cams_paths.csv"), SaliencyMaps(run), constants.data_dir()
-    function = partial(make, maps, maps.task_rows(tasks), folder, args.image_size)
-    record = provenance.describe(vars(args), [run / "train_cams_paths.csv"], code=__file__)
-    record["inputs"]["maps"] = saliency_masks.fingerprint(maps)
+    listing = run / "train_cams_paths.csv"
+    ids, maps = read_listing(listing), open_maps(run)
+    maps.task_rows(tasks)  # an unknown task is an error now, not in the middle of the work
+    maker = TrainSetMaker(maps, tasks, constants.data_dir(), args.image_size)
+    record = provenance.describe(vars(args), [listing], code=__file__)
+    record["inputs"]["maps"] = maps.fingerprint()
     shards.build(
         run / hdf5_files.TRAIN_SET,
         ids,
-        process=lambda items: ordered_map(function, items, args.num_workers),
-        write=hdf5_files.write_train_part,
-        merge=partial(hdf5_files.merge_train_parts, tasks=tasks, count=len(ids)),
+        process=partial(maker.process, num_workers=args.num_workers),
+        shard_format=hdf5_files.TrainShards(tasks, len(ids)),
         record=record,
         shard_size=args.shard_size,
         label="images and maps to HDF5",
-        item_fingerprint=lambda name: provenance.stat_fingerprint(chexpert.find_image(folder, name, "train")),
+        item_fingerprint=maker.fingerprint,
     )
 
 

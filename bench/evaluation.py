@@ -146,7 +146,8 @@ def iou20(device: torch.device) -> Case:
         reference=repeated,
         agreement=lambda a, b: 1 - float((a - b).abs().max()),
         # The reference compares in float32, ours in double: a probability that is exactly float32(0.3) is above 0.3 in
-        # double. That is 3 of these 8.2 million pixels; compared in double, the two are equal (tests/test_metrics.py).
+        # double. That is 3 of these 8.2 million pixels; compared in double, the two are equal
+        # (tests/evaluation/test_pooled_iou.py).
         least_agreement=1 - 1e-5,
         max_ratio=1 / 5,
         note="the reference compares in float32: 3 of 8.2 million pixels lie on a threshold",

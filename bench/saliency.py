@@ -132,7 +132,7 @@ def stage(device: torch.device) -> Case:
             maps, p = cam.saliency(model, normalise(pixels.to(device), "imagenet"))
             maps, p = maps.cpu().numpy(), p.cpu().numpy()
             found += [{"id": n, "maps": maps[i], "probabilities": p[i], "size": sizes[i]} for i, n in enumerate(ids)]
-        saliency_store.write_part(found, output)
+        saliency_store.StoreShards(TASKS, SIZE, len(found)).write(found, output)
         return np.stack([f["probabilities"] for f in found])
 
     @torch.no_grad()

@@ -8,16 +8,12 @@ Every image of the annotations gets a mask of every task at its own size; a task
 
 import argparse
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import constants
-from chexseg.data import mask_files, rle
 from chexseg.errors import DataError
-from chexseg.runtime import cli, provenance, shards
-from chexseg.runtime.workers import ordered_map
+from chexseg.runtime import cli
 
 log = logging.getLogger(__name__)
 
@@ -32,57 +28,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Chosen:
-    """Some images of an annotation file, each read when its turn comes."""
-
-    def __init__(self, annotations: mask_files.PolygonFile, ids: Sequence[str]):
-        self.annotations, self.ids = annotations, ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __iter__(self) -> Iterator[tuple[str, tuple[int, int], mask_files.Polygons]]:
-        return ((image_id, *self.annotations[image_id]) for image_id in self.ids)
-
-
-def fill(
-    item: tuple[str, tuple[int, int], mask_files.Polygons], path: Path, tasks: tuple[str, ...]
-) -> tuple[str, dict]:
-    """(image id, size, polygons by task) -> (image id, masks by task)."""
-    image_id, size, polygons = item
-    nothing = rle.empty(size)
-    return image_id, {
-        task: rle.encode(rle.from_polygons(polygons[task], size, f"{path}: {image_id}: {task}")[None])[0]
-        if polygons.get(task)
-        else nothing
-        for task in tasks
-    }
-
-
 def main(args: argparse.Namespace) -> None:
+    from chexseg.data.mask_files import MaskShards, PolygonFile
+    from chexseg.data.polygon_masks import PolygonMasks
+    from chexseg.runtime import provenance, shards
+
     path = args.ann_path or constants.gt_dir() / "gt_annotations_test.json"
     stem = path.stem.removeprefix("gt_annotations_").removesuffix("_annotations")
-    output = args.output_path or path.with_name(f"{stem}_encoded.json")
-    tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    annotations = mask_files.PolygonFile(path, constants.ALIASES)
+    annotations = PolygonFile(path, constants.ALIASES)
     if not annotations:
         raise DataError(f"{path}: no annotated image in it")
-    found, blank = Counter(), 0
-    for _, polygons in annotations.values():
-        found.update(task for task, outlines in polygons.items() if outlines)
-        blank += not any(polygons.get(task) for task in tasks)
-    for task in sorted(set(found) - set(tasks)):
-        log.warning("%s: %d images have polygons of %r, which is not written (see --tasks)", path, found[task], task)
+    masks = PolygonMasks(annotations, tuple(constants.ALIASES.get(name, name) for name in args.tasks))
+    images_with, blank = masks.count()
+    for task in sorted(set(images_with) - set(masks.tasks)):
+        log.warning(
+            "%s: %d images have polygons of %r, which is not written (see --tasks)", path, images_with[task], task
+        )
     log.info("%s: %d images, %d of them without a polygon", path, len(annotations), blank)
-    log.info("images with a polygon: %s", ", ".join(f"{task} {found[task]}" for task in tasks))
+    log.info("images with a polygon: %s", ", ".join(f"{task} {images_with[task]}" for task in masks.tasks))
     shards.build(
-        output,
+        args.output_path or path.with_name(f"{stem}_encoded.json"),
         list(annotations),
-        process=lambda ids: ordered_map(
-            partial(fill, path=path, tasks=tasks), Chosen(annotations, ids), args.num_workers
-        ),
-        write=mask_files.write_part,
-        merge=mask_files.merge_parts,
+        process=partial(masks.process, num_workers=args.num_workers),
+        shard_format=MaskShards(),
         record=provenance.describe(vars(args), [path], code=__file__),
         shard_size=args.shard_size,
         label="masks of polygons",

@@ -13,12 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import constants
-from chexseg.classifier import saliency_masks
-from chexseg.classifier.saliency_store import SaliencyMaps
-from chexseg.data import mask_files
+from chexseg.classifier.choices import PROTOCOLS
 from chexseg.errors import UsageError
-from chexseg.runtime import cli, provenance, shards
-from chexseg.runtime.workers import ordered_map
+from chexseg.runtime import cli
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,12 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--map_dir", type=Path, help="run folder of test.py, or a folder of *_map.pkl [the default run]")
     add("--method", default="gradcam", help="what made the maps; recorded beside the output")
     add("--model_type", choices=("single", "ensemble"), default="single", help="what made the maps; recorded likewise")
-    add(
-        "--protocol",
-        choices=saliency_masks.PROTOCOLS,
-        default="chexseg",
-        help="chexlocalize stretches each map to 0..1 first",
-    )
+    add("--protocol", choices=PROTOCOLS, default="chexseg", help="chexlocalize stretches each map to 0..1 first")
     add("--threshold_path", type=Path, help="CSV threshold,task of fixed thresholds, instead of Otsu's (chexlocalize)")
     add("--prob_cutoff_path", type=Path, help="CSV prob_threshold,mIoU,task: below it, an empty mask (chexlocalize)")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to write")
@@ -43,31 +35,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    from chexseg.classifier.saliency_masks import MaskMaker, read_task_values
+    from chexseg.classifier.saliency_store import open_maps
+    from chexseg.data.mask_files import MaskShards
+    from chexseg.runtime import provenance, shards
+
     if args.protocol != "chexlocalize" and (args.threshold_path or args.prob_cutoff_path):
         raise UsageError("--threshold_path and --prob_cutoff_path belong to --protocol chexlocalize")
-    folder = args.map_dir or constants.run_dir()
-    store = SaliencyMaps(folder)
+    maps = open_maps(args.map_dir or constants.run_dir())
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    store.task_rows(tasks)
-    read = partial(saliency_masks.read_task_values, tasks=tasks, aliases=constants.ALIASES)
-    make = saliency_masks.MaskMaker(
-        path=folder,
-        fingerprint=saliency_masks.fingerprint(store),
-        tasks=tasks,
+    maps.task_rows(tasks)  # an unknown task is an error now, not in the middle of the work
+    read = partial(read_task_values, tasks=tasks, aliases=constants.ALIASES)
+    maker = MaskMaker(
+        maps,
+        tasks,
         original_size=args.phase != "train",
         protocol=args.protocol,
         thresholds=read(args.threshold_path, "threshold") if args.threshold_path else None,
         cutoffs=read(args.prob_cutoff_path, "prob_threshold") if args.prob_cutoff_path else None,
     )
-    output = args.output_path or (folder if folder.is_dir() else folder.parent) / "seg_labels_encoded.json"
     record = provenance.describe(vars(args), [args.threshold_path, args.prob_cutoff_path], code=__file__)
-    record["inputs"][str(store.path)] = make.fingerprint
+    record["inputs"][str(maps.path)] = maps.fingerprint()
     shards.build(
-        output,
-        store.ids,
-        process=lambda ids: ordered_map(make, ids, args.num_workers),
-        write=mask_files.write_part,
-        merge=mask_files.merge_parts,
+        args.output_path or maps.folder / "seg_labels_encoded.json",
+        maps.ids,
+        process=partial(maker.process, num_workers=args.num_workers),
+        shard_format=MaskShards(),
         record=record,
         shard_size=args.shard_size,
         label="threshold masks",

@@ -12,8 +12,6 @@ from torch import Tensor
 from chexseg.classifier.models import Classifier
 from chexseg.errors import DataError
 
-METHODS = ("gradcam", "gradcam++", "layercam")
-
 
 def closed_form(model: Classifier, features: Tensor) -> tuple[Tensor, Tensor]:
     """Maps (B, T, h, w) and probabilities (B, T) from feature maps (B, K, h, w), without a gradient.

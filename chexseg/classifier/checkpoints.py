@@ -1,20 +1,28 @@
-"""Reading files that others pickled, without running what they hold.
+"""Network files: writing our own, and reading anyone's without running what it holds.
 
-A pickle can call any function on loading. Here only tensors and arrays are ever built: in a checkpoint every other
-class becomes an inert record of its name, elsewhere it is refused by name.
+Our files are a dict of weights, a spec (what the weights do not say: architecture, tasks, input size, ...) and metrics,
+in plain types. A pickle can call any function on loading. Here only tensors and arrays are ever built: in a checkpoint
+every other class becomes an inert record of its name, elsewhere it is refused by name.
 """
 
+import dataclasses
+import inspect
 import io
 import pickle
+import types
+import typing
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from chexseg.errors import DataError
+from chexseg.runtime.files import atomic
 
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ALLOWED = {
@@ -101,7 +109,7 @@ def _pickle_module(keep_unknown: bool) -> SimpleNamespace:
     return SimpleNamespace(
         Unpickler=unpickler,
         load=lambda file, **options: unpickler(file, **options).load(),
-        __name__="chexseg.checkpoints",
+        __name__="chexseg.classifier.checkpoints",
     )
 
 
@@ -147,3 +155,76 @@ def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise DataError(f"{path}: no tensors in it; expected a state_dict")
     return tensors
+
+
+class NetworkSpec(Protocol):
+    """A frozen dataclass with what the weights of a kind of network do not say; its fields are str, bool, int, tuple of
+    str, or one of these or None. A field's metadata may list its `choices`. The file keeps it under the key KEY."""
+
+    KEY: ClassVar[str]
+    WHAT: ClassVar[str]  # "a boundary network", for messages
+    MADE_BY: ClassVar[str]  # the script that writes such files, for messages
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Spec = TypeVar("Spec", bound=NetworkSpec)
+
+
+def save_network(
+    path: Path, weights: Mapping[str, torch.Tensor], spec: NetworkSpec, metrics: Mapping | None = None
+) -> None:
+    """Write a network's weights, its spec and, unless None, the metrics of its epoch. The weights are pickled as the
+    mapping that they are, so hand over a plain dict where the file should hold one."""
+    content = {"state_dict": weights, spec.KEY: dataclasses.asdict(spec)}
+    if metrics is not None:
+        content["metrics"] = dict(metrics)
+    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
+        torch.save(content, file)
+
+
+def load_network(path: Path, kind: type[Spec]) -> tuple[dict[str, torch.Tensor], Spec, dict]:
+    """Weights, spec and metrics (empty if it has none) of a file that `save_network` wrote with a spec of class `kind`.
+
+    DataError with the file's name, and the field's where one is missing, unknown, or not of its type.
+    """
+    return unpack_network(load_checkpoint(path), path, kind)
+
+
+def unpack_network(content: dict, path: Path, kind: type[Spec]) -> tuple[dict[str, torch.Tensor], Spec, dict]:
+    """`load_network` of a file that was read already."""
+    saved = content.get(kind.KEY)
+    if not isinstance(saved, dict):
+        raise DataError(f"{path}: not {kind.WHAT}: it has no {kind.KEY!r}; make one with {kind.MADE_BY}")
+    spec = _read_spec(saved, path, kind)
+    metrics = content.get("metrics")
+    return state_dict(content, path), spec, metrics if isinstance(metrics, dict) else {}
+
+
+def _read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
+    hints, values = typing.get_type_hints(kind), {}
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in saved:
+        if name not in fields:
+            raise DataError(f"{path}: not {kind.WHAT}: {kind.KEY} has an unknown field {str(name)[:60]!r}")
+    for name, field in fields.items():
+        if name not in saved:
+            if field.default is dataclasses.MISSING:
+                raise DataError(f"{path}: not {kind.WHAT}: {kind.KEY} lacks the field {name!r}")
+            continue
+        value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+        choices = field.metadata.get("choices")
+        if not _is_a(value, hints[name]) or (choices and value not in choices):
+            wanted = f"one of {', '.join(choices)}" if choices else inspect.formatannotation(field.type)
+            raise DataError(f"{path}: {kind.KEY}, field {name!r}: {str(value)[:60]!r} is not {wanted}")
+        values[name] = value
+    return kind(**values)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type: str, bool, int above 0, float, tuple[str, ...], or a union of these."""
+    if isinstance(hint, types.UnionType):
+        return any(_is_a(value, each) for each in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return isinstance(value, tuple) and all(_is_a(each, inner) for each in value)
+    return type(value) is hint and (hint is not int or value > 0)

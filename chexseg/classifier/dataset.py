@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from chexseg.classifier.models import Classifier
-from chexseg.data import chexpert, sample_cache
+from chexseg.data import sample_cache
+from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import normalise, read_image, resize_square
 from chexseg.data.sample_cache import Sample, SampleCache
 from chexseg.evaluation import metrics
@@ -19,31 +20,6 @@ from chexseg.runtime import distributed, provenance
 from chexseg.training import draws
 from chexseg.training.draws import Draw
 from chexseg.training.loader import watch_parent
-
-
-class ImageSet:
-    """The images of a label table: `ids`, and for each its file, found once."""
-
-    def __init__(self, data_dir: Path, frame: pd.DataFrame, csv: Path):
-        self.data_dir, self.frame, self.csv = Path(data_dir), frame, Path(csv)
-        self.ids = list(frame.index)
-        self.rows = {name: row for row, name in enumerate(self.ids)}
-        self._prefix: str | None = None
-
-    def path(self, image_id: str) -> Path:
-        """The image's file. The first one shows where the label file's paths start; others are tried there first."""
-        listed = self.frame.at[image_id, "Path"]
-        if self._prefix is not None:
-            guess = Path(self._prefix + listed)
-            if guess.is_file():
-                return guess
-        found = chexpert.csv_image_path(self.data_dir, listed)
-        if str(found).endswith(listed):
-            self._prefix = str(found).removesuffix(listed)
-        return found
-
-    def fingerprint(self, image_id: str) -> str:
-        return provenance.stat_fingerprint(self.path(image_id))
 
 
 class _Pixels(Dataset):

@@ -1,8 +1,9 @@
 """Classifiers: building them, telling them from a checkpoint's tensors, and handing their encoder to other networks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torchvision
@@ -10,11 +11,10 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from chexseg.classifier import checkpoints
+from chexseg.classifier.choices import ARCHITECTURES
+from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
-ARCHITECTURES = ("resnet10w32", *RESNETS, *DENSENETS, "mobilenet_v2")
 # Each family's first tensor, which shows what precedes the names of a state dict, and where its linear head is.
 STEMS = {"resnet": "conv1.weight", "densenet": "features.conv0.weight", "mobilenet": "features.0.0.weight"}
 HEADS = {"resnet": "fc", "densenet": "classifier", "mobilenet": "classifier.1"}
@@ -59,11 +59,15 @@ def build_network(architecture: str, num_outputs: int) -> nn.Module:
 class ClassifierSpec:
     """What the weights of a classifier do not say."""
 
-    architecture: str
+    KEY: ClassVar[str] = "spec"
+    WHAT: ClassVar[str] = "a classifier"
+    MADE_BY: ClassVar[str] = "train.py"
+
+    architecture: str = field(metadata={"choices": ARCHITECTURES})
     tasks: tuple[str, ...]
     three_way: bool = False
     image_size: int = 320
-    normalisation: str = "imagenet"
+    normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
 
 
 class Classifier(nn.Module):
@@ -118,13 +122,8 @@ class Classifier(nn.Module):
 
 
 def save_classifier(path: Path, model: Classifier) -> None:
-    """Write weights and what they do not say, in plain types only."""
-    from dataclasses import asdict
-
-    from chexseg.runtime.files import atomic
-
-    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
-        torch.save({"state_dict": model.network.state_dict(), "spec": asdict(model.spec)}, file)
+    """Write a classifier's weights and spec."""
+    checkpoints.save_network(path, model.network.state_dict(), model.spec)
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -158,21 +157,26 @@ def load_classifier(path: Path, tasks: Sequence[str], *, normalisation: str | No
     """A classifier in eval mode from our checkpoint or a foreign one, whose architecture, task count and three-way
     heads are told from its tensors. `tasks` names a foreign checkpoint's outputs, in order."""
     checkpoint = checkpoints.load_checkpoint(path)
-    name, tensors = strip_prefix(checkpoints.state_dict(checkpoint, path), path)
-    if isinstance(checkpoint.get("spec"), dict):
-        spec = checkpoint["spec"] | {"tasks": tuple(checkpoint["spec"]["tasks"])}
+    if isinstance(checkpoint.get(ClassifierSpec.KEY), dict):
+        tensors, spec, _ = checkpoints.unpack_network(checkpoint, path, ClassifierSpec)
     else:
-        spec = {"architecture": infer_architecture(name, tensors, path), "tasks": tuple(tasks)}
-        tensors = _rename_head(tensors, HEADS[name], path)
-        outputs = len(tensors[HEADS[name] + ".weight"])
-        if outputs not in (len(tasks), 3 * len(tasks)):
-            raise DataError(f"{path}: its head has {outputs} outputs, expected {len(tasks)} or {3 * len(tasks)}")
-        spec["three_way"] = outputs == 3 * len(tasks)
-    if normalisation:
-        spec["normalisation"] = normalisation
-    model = Classifier(ClassifierSpec(**spec))
+        tensors, spec = _read_foreign(checkpoints.state_dict(checkpoint, path), path, tasks)
+    model = Classifier(replace(spec, normalisation=normalisation) if normalisation else spec)
     load_exactly(model.network, tensors, path)
     return model.eval()
+
+
+def _read_foreign(
+    tensors: Mapping[str, Tensor], path: Path, tasks: Sequence[str]
+) -> tuple[dict[str, Tensor], ClassifierSpec]:
+    """Tensors under torchvision's names, and what their shapes tell of the network."""
+    name, tensors = strip_prefix(tensors, path)
+    architecture = infer_architecture(name, tensors, path)
+    tensors = _rename_head(tensors, HEADS[name], path)
+    outputs = len(tensors[HEADS[name] + ".weight"])
+    if outputs not in (len(tasks), 3 * len(tasks)):
+        raise DataError(f"{path}: its head has {outputs} outputs, expected {len(tasks)} or {3 * len(tasks)}")
+    return tensors, ClassifierSpec(architecture, tuple(tasks), three_way=outputs == 3 * len(tasks))
 
 
 def _rename_head(tensors: dict[str, Tensor], head: str, path: Path) -> dict[str, Tensor]:

@@ -1,89 +1,53 @@
-"""Stage 2: masks thresholded from a run's saliency maps, one image at a time and in any process."""
+"""Stage 2: masks from saliency maps, by a threshold on each map, and the per-task thresholds of others."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 
-from chexseg.classifier.saliency_store import SaliencyMaps
+from chexseg.classifier.choices import PROTOCOLS
+from chexseg.classifier.saliency_maps import SaliencyMaps
 from chexseg.data import rle
 from chexseg.data.images import upsample
 from chexseg.errors import DataError
-from chexseg.runtime import provenance
+from chexseg.runtime.workers import ordered_map
 
-
-@lru_cache(maxsize=1)
-def _open_maps(path: Path, fingerprint: str) -> SaliencyMaps:
-    """The maps at `path`, indexed once in each process for as long as they are the same."""
-    return SaliencyMaps(path)
+MAX_UPSAMPLED = 1 << 24  # pixels upsampled at once: 64 MB of float32
 
 
 @dataclass(frozen=True)
 class MaskMaker:
-    """image id -> (image id, {task: run-length mask}) of the maps at `path`; cheap to send to a process.
+    """image id -> (image id, {task: run-length mask}), in this process or another.
 
-    fingerprint    of the maps, from the function of that name
-    original_size  masks of the original's size instead of the network's input
-    thresholds, cutoffs  one per task, NaN = none; see `saliency_masks.threshold_maps`
+    original_size  masks of the original image's size instead of the network's input
+    thresholds, cutoffs  one per task, NaN = none; see `threshold_maps`
     """
 
-    path: Path
-    fingerprint: str
+    maps: SaliencyMaps
     tasks: tuple[str, ...]
     original_size: bool
     protocol: str = "chexseg"
-    thresholds: Sequence[float] | None = None
-    cutoffs: Sequence[float] | None = None
+    thresholds: np.ndarray | None = None
+    cutoffs: np.ndarray | None = None
 
     def __call__(self, image_id: str) -> tuple[str, dict]:
-        store = _open_maps(self.path, self.fingerprint)
-        found, rows = store[image_id], store.task_rows(self.tasks)
-        maps = found["maps"][rows]
-        # A pickle holds the map at the network's input size already.
-        network = (store.image_size,) * 2 if store.image_size else maps.shape[1:]
+        saliency, rows = self.maps[image_id], self.maps.task_rows(self.tasks)
         stack = threshold_maps(
-            maps,
-            found["size"] if self.original_size else network,
+            saliency["maps"][rows],
+            saliency["size"] if self.original_size else self.maps.network_size,
             protocol=self.protocol,
-            network_size=network,
-            thresholds=None if self.thresholds is None else np.asarray(self.thresholds, float),
-            probabilities=found["probabilities"][rows],
-            cutoffs=None if self.cutoffs is None else np.asarray(self.cutoffs, float),
+            network_size=self.maps.network_size,
+            thresholds=self.thresholds,
+            probabilities=saliency["probabilities"][rows],
+            cutoffs=self.cutoffs,
         )
         return image_id, dict(zip(self.tasks, rle.encode(stack), strict=True))
 
-
-def fingerprint(store: SaliencyMaps) -> str:
-    """Fingerprint of the maps: of the store's content, or of the names, sizes and times of a folder's pickles."""
-    if store.path.is_file():
-        return provenance.file_fingerprint(store.path)
-    digest = hashlib.sha256()
-    for path in sorted(store.path.glob("*_map.pkl")):
-        digest.update(f"{path.name} {provenance.stat_fingerprint(path)}\0".encode())
-    return digest.hexdigest()
-
-
-PROTOCOLS = ("chexseg", "chexlocalize")
-MAX_UPSAMPLED = 1 << 24  # pixels upsampled at once: 64 MB of float32
-
-
-def otsu(image: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 -> (h, w) uint8: above Otsu's threshold, holes filled.
-
-    Filling the outer contours gives what PIL's polygon fill (outline included) gives for them, and the same as for
-    all contours (RETR_TREE, CheXlocalize): contours of holes and of islands in holes lie inside an outer one.
-    The original drops contours of a single pixel; here the pixel stays.
-    """
-    _, binary = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    contours, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    filled = np.zeros_like(binary)
-    cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
-    return filled
+    def process(self, ids: Sequence[str], *, num_workers: int = 0) -> Iterator[tuple[str, dict]]:
+        """The masks of many images, in order, made by `num_workers` processes."""
+        return ordered_map(self, ids, num_workers)
 
 
 def threshold_maps(
@@ -131,8 +95,25 @@ def threshold_maps(
     return found
 
 
+def otsu(image: np.ndarray) -> np.ndarray:
+    """(h, w) uint8 -> (h, w) uint8: above Otsu's threshold, holes filled.
+
+    Filling the outer contours gives what PIL's polygon fill (outline included) gives for them, and the same as for
+    all contours (RETR_TREE, CheXlocalize): contours of holes and of islands in holes lie inside an outer one.
+    The original drops contours of a single pixel; here the pixel stays.
+    """
+    _, binary = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    contours, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    filled = np.zeros_like(binary)
+    cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
+    return filled
+
+
 def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Mapping[str, str]) -> np.ndarray:
-    """CheXlocalize's per-task CSV (`threshold,task` or `prob_threshold,mIoU,task`): `column` by task; NaN = none."""
+    """(T,) `column` of CheXlocalize's CSV of a value per task (`threshold,task` or `prob_threshold,mIoU,task`);
+    NaN for a task that it lacks. DataError for anything but numbers, and for a task that occurs twice."""
+    import pandas as pd  # half a second of importing that runs without such a file need not wait for
+
     try:
         frame = pd.read_csv(path)
     except FileNotFoundError as error:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from chexseg.errors import DataError
+from chexseg.runtime import provenance
 
 ROOTS = ("CheXpert/CheXpert-v1.0", "CheXpert/CheXpert-v1.0-small", "CheXpert", ".")
 SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
@@ -112,3 +113,40 @@ def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
                 if path.is_file():
                     return path
     raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")
+
+
+def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
+    """The image's file, looked for in `splits` in turn. DataError where there is none."""
+    for split in splits:
+        try:
+            return find_image(data_dir, image_id, split)
+        except DataError:
+            continue
+    return find_image(data_dir, image_id)
+
+
+class ImageSet:
+    """The images of a label table (`read_labels` of `csv`): their ids, labels and files."""
+
+    def __init__(self, data_dir: Path, frame: pd.DataFrame, csv: Path):
+        self.data_dir, self.frame, self.csv = Path(data_dir), frame, Path(csv)
+        self.ids = list(frame.index)
+        self.rows = {name: row for row, name in enumerate(self.ids)}
+        self._prefix: str | None = None
+
+    def path(self, image_id: str) -> Path:
+        """The image's file. Where the first one lies shows where the label file's paths start: others are looked for
+        there before anywhere else."""
+        listed = str(self.frame.at[image_id, "Path"])
+        if self._prefix is not None:
+            guess = Path(self._prefix + listed)
+            if guess.is_file():
+                return guess
+        found = csv_image_path(self.data_dir, listed)
+        if str(found).endswith(listed):
+            self._prefix = str(found).removesuffix(listed)
+        return found
+
+    def fingerprint(self, image_id: str) -> str:
+        """Of the image's file, by size and time of change."""
+        return provenance.stat_fingerprint(self.path(image_id))

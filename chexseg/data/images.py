@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFile
 
+from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
 
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# (mean, standard deviation) of an image in 0..1, per RGB channel.
-NORMALISATION = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "chexpert": ((0.5020,) * 3, (0.085585,) * 3),
-}
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -37,23 +37,24 @@ def write(path: Path, entries: Iterable[tuple[str, Masks]]) -> int:
     return count
 
 
-def write_part(entries: Sequence[tuple[str, Masks]], path: Path) -> None:
-    """One shard for `shards.build`: the lines of some images."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json_lines.line(image_id, _plain(entry)) + "\n" for image_id, entry in entries)
+class MaskShards:
+    """Shards of a masks JSON: records are (image id, masks by task), a shard is their lines. Merged, they are the same
+    bytes as one `write` of all images."""
 
+    def write(self, records: Sequence[tuple[str, Masks]], path: Path) -> None:
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(json_lines.line(image_id, _plain(entry)) + "\n" for image_id, entry in records)
 
-def merge_parts(parts: Sequence[Path], path: Path) -> None:
-    """Join shards in order: the same bytes as one `write` of all their images."""
-    started = False
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write("{")
-        for part in parts:
-            with open(part, encoding="utf-8", newline="\n") as lines:
-                for line in lines:
-                    file.write(("," if started else "") + "\n" + line.rstrip("\n"))
-                    started = True
-        file.write("\n}\n")
+    def merge(self, parts: Sequence[Path], path: Path) -> None:
+        started = False
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.write("{")
+            for part in parts:
+                with open(part, encoding="utf-8", newline="\n") as lines:
+                    for line in lines:
+                        file.write(("," if started else "") + "\n" + line.rstrip("\n"))
+                        started = True
+            file.write("\n}\n")
 
 
 class MaskFile(ImageFile[dict[str, dict]]):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chexseg.runtime import shards
-from chexseg.runtime.workers import ordered_map
+from chexseg.runtime.workers import LazySequence, ordered_map
 
 HEADER = 8
 
@@ -99,7 +99,7 @@ def build(
     path, width = Path(path), row_bytes(image_size, num_masks)
 
     def process(items: Sequence[str]) -> Iterator[np.ndarray]:
-        for name, sample in zip(items, ordered_map(prepare, _Lazy(items, given), num_workers), strict=True):
+        for name, sample in zip(items, ordered_map(prepare, LazySequence(items, given), num_workers), strict=True):
             yield _pack(name, sample, image_size, num_masks)
 
     def merge(parts: Sequence[Path], output: Path) -> None:
@@ -126,19 +126,6 @@ def build(
         on_lock="wait",
     )
     return SampleCache(path, ids, image_size, num_masks)
-
-
-class _Lazy(Sequence):
-    """`function` of each item, when it is asked for."""
-
-    def __init__(self, items: Sequence[str], function: Callable[[str], Any]):
-        self.items, self.function = items, function
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.function(self.items[index])
 
 
 def _pack(name: str, sample: Sample, image_size: int, num_masks: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from chexseg.data import rle
 from chexseg.data.chexpert import patient_of
 from chexseg.data.images import fit_shape, upsample
 from chexseg.evaluation import metrics
+from chexseg.evaluation.hits import Maps
 
 # Told apart on grey, by people with a red-green deficiency too as far as ten colours go.
 COLOURS = (
@@ -36,11 +37,11 @@ SAME, DASH = 0.85, 9  # IoU above which two outlines count as one; length of a d
 
 @dataclass
 class Column:
-    """One column of the sheet: `masks` of an image by task, or `maps` (T, h, w) of it; None where it has neither."""
+    """A column of the picture: an image's masks by task, or its saliency maps; the X-ray itself where both are None."""
 
     title: str
     masks: Mapping[str, Mapping] | None = None
-    maps: object | None = None
+    maps: Maps | None = None
     against_truth: bool = False  # caption with the IoU
 
 
@@ -60,7 +61,7 @@ def choose(truth: Mapping[str, Mapping], images: Sequence[str], tasks: Sequence[
     for image in images:
         entry = truth[image]
         present = [task for task in tasks if task in entry]
-        areas = rle.area([entry[task] for task in present]) if present else []
+        areas = rle.area([entry[task] for task in present]).tolist() if present else []
         shown[image] = {task for task, area in zip(present, areas, strict=True) if area}
     chosen: list[str] = []
     seen: set[str] = set()
@@ -84,7 +85,7 @@ def draw(
     columns: Sequence[Column],
     tasks: Sequence[str],
 ) -> None:
-    """Write the sheet as PNG: a row per image (id -> (H, W) uint8), the X-ray, the expert, then `columns`."""
+    """Write a PNG: a row per image (id -> (H, W) uint8) with the X-ray, the expert's masks, then `columns`."""
     colours = {task: np.array(to_rgb(COLOURS[i % len(COLOURS)])) for i, task in enumerate(tasks)}
     all_columns = [Column("X-ray"), Column("Expert", truth), *columns]
     rows = [_row(all_columns, image, pixels, truth[image], colours) for image, pixels in images.items()]
@@ -131,7 +132,8 @@ def _row(
     truth: Mapping[str, Mapping],
     colours: Mapping[str, np.ndarray],
 ) -> list[Panel]:
-    shape = fit_shape(*pixels.shape, PANEL)
+    height, width = pixels.shape
+    shape = fit_shape(height, width, PANEL)
     base = _grey(pixels, shape)
     present = {task: coded for task, coded in truth.items() if task in colours and rle.area([coded])[0]}
     return [_panel(column, image, base, present, colours) for column in columns]
@@ -179,10 +181,9 @@ def _mean_iou(entry: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> flo
         size = tuple(truth[task]["size"])
         return entry[task] if tuple(entry[task]["size"]) == size else rle.encode(rle.resize([entry[task]], size))[0]
 
-    found = metrics.overlap(
-        {"": {task: fitted(task) for task in truth if task in entry}}, {"": truth}, list(truth), [""]
-    )
-    return float((found.intersection / found.union).mean())
+    fitted_entry = {task: fitted(task) for task in truth if task in entry}
+    pixels = metrics.overlap({"": fitted_entry}, {"": truth}, list(truth), [""])
+    return float((pixels.intersection / pixels.union).mean())
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -209,12 +210,12 @@ def _dashes(contour: np.ndarray) -> list[np.ndarray]:
     return [contour[start : start + DASH] for start in range(0, len(contour), 2 * DASH)]
 
 
-def _heat(base: np.ndarray, store: object, image: str, truth: Mapping[str, Mapping]) -> np.ndarray:
+def _heat(base: np.ndarray, maps_of: Maps, image: str, truth: Mapping[str, Mapping]) -> np.ndarray:
     """The maps of the tasks that the expert marked, each scaled to its own maximum, as one heat over the X-ray."""
-    rows = [store.tasks.index(task) for task in truth if task in store.tasks]
+    rows = [list(maps_of.tasks).index(task) for task in truth if task in maps_of.tasks]
     if not rows:
         return base
-    maps = upsample(store[image]["maps"][rows], base.shape[:2])
+    maps = upsample(maps_of[image]["maps"][rows], base.shape[:2])
     peak = maps.max((1, 2), keepdims=True)
     heat = (maps / np.where(peak > 0, peak, 1)).clip(0, 1).max(0)
     opacity = (HEAT * heat)[..., None]

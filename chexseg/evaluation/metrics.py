@@ -1,17 +1,21 @@
-"""Scores: IoU between mask files, AUROC. Intervals are in `bootstrap`, IoU at many thresholds in `pooled_iou`.
+"""Scores: IoU between mask files, AUROC. Intervals are in `bootstrap`, IoU at many thresholds in `pooled_iou`, the hit
+rate of saliency maps in `hits`.
 
 Two protocols, never mixed. *Pooled* (CheXseg): intersections and unions are summed over the set, then divided.
 *Per image* (CheXlocalize): the mean of the images' IoUs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pycocotools import mask as coco
 
 from chexseg.data import rle
 from chexseg.errors import DataError
+
+# What is counted of a pair of masks, each a ratio of pixels. Specificity needs the image's size.
+METRICS = ("iou", "dice", "precision", "recall", "specificity")
 
 
 def mean_iou(iou: Sequence[float] | np.ndarray) -> float:
@@ -31,40 +35,72 @@ class Overlap:
     predicted: np.ndarray
     truth: np.ndarray
     notes: list[str] = field(default_factory=list)
+    pixels: np.ndarray = field(default_factory=lambda: np.array(np.nan))  # of the whole image; NaN where not known
 
     def __post_init__(self) -> None:
         shape = len(self.images), len(self.tasks)
+        self.pixels = np.broadcast_to(self.pixels, shape)
         for name in ("intersection", "union", "predicted", "truth"):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
 
+    def parts(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Numerator and denominator of a metric (of METRICS) in pixels, (images, tasks) each."""
+        if metric == "iou":
+            return self.intersection, self.union
+        if metric == "dice":
+            return 2 * self.intersection, self.predicted + self.truth
+        if metric == "precision":
+            return self.intersection, self.predicted
+        if metric == "recall":
+            return self.intersection, self.truth
+        if metric == "specificity":
+            return self.pixels - self.union, self.pixels - self.truth
+        raise ValueError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
+
     def where(self, images: np.ndarray) -> "Overlap":
         """The same with other images than `images` (a Boolean for each) left unscored."""
-        rows = images[:, None]
-        names = "intersection", "union", "predicted", "truth"
-        return Overlap(self.images, self.tasks, *(np.where(rows, getattr(self, name), np.nan) for name in names))
 
-    def per_image(self, *, true_positives: bool) -> np.ndarray:
-        """IoU of each pair, (images, tasks). NaN, which no mean counts, where both masks are empty; with
-        `true_positives` (CheXlocalize's default) also where one of them is."""
+        def kept(counts: np.ndarray) -> np.ndarray:
+            return np.where(images[:, None], counts, np.nan)
+
+        return replace(
+            self,
+            intersection=kept(self.intersection),
+            union=kept(self.union),
+            predicted=kept(self.predicted),
+            truth=kept(self.truth),
+            pixels=kept(self.pixels),
+        )
+
+    def per_image(self, *, true_positives: bool, metric: str = "iou") -> np.ndarray:
+        """The metric of each pair, (images, tasks). NaN, which no mean counts, where its denominator is 0 (IoU: both
+        masks are empty); with `true_positives` (CheXlocalize's default) also where one of the masks is empty."""
+        numerator, denominator = self.parts(metric)
         with np.errstate(invalid="ignore", divide="ignore"):
-            iou = self.intersection / self.union
+            values = numerator / np.where(denominator > 0, denominator, np.nan)
         if true_positives:
-            iou[(self.predicted == 0) | (self.truth == 0)] = np.nan
-        return iou
+            values[(self.predicted == 0) | (self.truth == 0)] = np.nan
+        return values
 
 
 def overlap(
-    predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping], tasks: Sequence[str], images: Iterable[str]
+    predictions: Mapping[str, Mapping],
+    truth: Mapping[str, Mapping],
+    tasks: Sequence[str],
+    images: Iterable[str],
+    *,
+    unknown_is_empty: bool = True,
 ) -> Overlap:
     """Compare the masks of `images`, which all have ground truth, without decoding one.
 
-    An image without prediction is not scored (NaN); a task missing in an image's prediction counts as an empty mask;
-    one missing in its ground truth was not annotated and is not scored. All of this is told in `notes`. Raises
-    DataError where the masks of a pair differ in size.
+    An image without prediction is not scored (NaN); one task missing in its ground truth was not annotated and is not
+    scored; one missing in its prediction counts as an empty mask, so that no method gains by silence, or, with
+    `unknown_is_empty` False (pseudo masks, which may be unknown), is not scored either. All of this is told in `notes`.
+    Raises DataError where the masks of a pair differ in size.
     """
     images = list(images)
-    counts = np.full((4, len(images), len(tasks)), np.nan)
+    counts = np.full((5, len(images), len(tasks)), np.nan)
     unpredicted, unannotated = dict.fromkeys(tasks, 0), dict.fromkeys(tasks, 0)
     absent = [image for image in images if image not in predictions]
     for row, image in enumerate(images):
@@ -74,19 +110,22 @@ def overlap(
         for task in tasks:
             unannotated[task] += task not in true
             unpredicted[task] += task in true and task not in ours
-        columns = [column for column, task in enumerate(tasks) if task in true]
+        scored = set(true) if unknown_is_empty else set(true) & set(ours)
+        columns = [column for column, task in enumerate(tasks) if task in scored]
         pairs = [(ours.get(tasks[c]), true[tasks[c]]) for c in columns]
-        for column, (predicted, annotated) in zip(columns, pairs, strict=True):
-            if predicted is not None and list(predicted["size"]) != list(annotated["size"]):
+        for column, (our, their) in zip(columns, pairs, strict=True):
+            if our is not None and list(our["size"]) != list(their["size"]):
                 raise DataError(
-                    f"{image}: {tasks[column]}: prediction is {_size(predicted)}, ground truth is {_size(annotated)}; "
+                    f"{image}: {tasks[column]}: prediction is {_size(our)}, ground truth is {_size(their)}; "
                     "make the prediction at the original's size (pred_segmentation.py --phase test)"
                 )
         counts[:, row, columns] = _pair_counts(pairs)
     notes = [f"no prediction of {len(absent)} images, not scored: {some(absent)}"] if absent else []
     notes += [f"{task}: not annotated in {n} images, not scored there" for task, n in unannotated.items() if n]
-    notes += [f"{task}: no prediction in {n} images, counted as empty" for task, n in unpredicted.items() if n]
-    return Overlap(images, tuple(tasks), *counts, notes)
+    how = "counted as empty" if unknown_is_empty else "not scored there"
+    notes += [f"{task}: no prediction in {n} images, {how}" for task, n in unpredicted.items() if n]
+    intersection, union, predicted, annotated, pixels = counts
+    return Overlap(images, tuple(tasks), intersection, union, predicted, annotated, notes, pixels)
 
 
 def some(names: Sequence[str], count: int = 5) -> str:
@@ -99,28 +138,18 @@ def _size(coded: Mapping) -> str:
 
 
 def _pair_counts(pairs: Sequence[tuple[Mapping | None, Mapping]]) -> np.ndarray:
-    """Intersection, union, predicted and true pixels of each pair, (4, pairs)."""
+    """Intersection, union, predicted, true and all pixels of each pair, (5, pairs)."""
     truth = rle.area([true for _, true in pairs]) if pairs else np.zeros(0, np.int64)
-    there = [i for i, (predicted, _) in enumerate(pairs) if predicted is not None]
+    there = [(i, ours) for i, (ours, _) in enumerate(pairs) if ours is not None]
     predicted = np.zeros_like(truth)
     if there:
-        predicted[there] = rle.area([pairs[i][0] for i in there])
-    both = np.flatnonzero((predicted > 0) & (truth > 0))
+        predicted[[i for i, _ in there]] = rle.area([ours for _, ours in there])
+    both = np.flatnonzero((predicted > 0) & (truth > 0)).tolist()
     intersection = np.zeros_like(truth)
-    if len(both):
+    if both:
         intersection[both] = rle.area([coco.merge(list(pairs[i]), intersect=True) for i in both])
-    return np.stack([intersection, predicted + truth - intersection, predicted, truth])
-
-
-def hit(coded: Mapping, saliency: np.ndarray) -> bool:
-    """Whether the centre of the map's largest value (h, w), the first of equals, lies inside the mask of the same field
-    of view. A map without a positive finite value hits nothing."""
-    saliency = np.where(np.isfinite(saliency), saliency, 0)
-    if saliency.max() <= 0:
-        return False
-    peak = np.unravel_index(saliency.argmax(), saliency.shape)
-    row, column = ((2 * p + 1) * m // (2 * n) for p, n, m in zip(peak, saliency.shape, coded["size"], strict=True))
-    return bool(rle.sample(coded, np.array([row]), np.array([column]))[0, 0])
+    pixels = np.array([true["size"][0] * true["size"][1] for _, true in pairs], np.int64)
+    return np.stack([intersection, predicted + truth - intersection, predicted, truth, pixels])
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -81,8 +81,8 @@ def _count(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _count_on_cpu(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The same, slice by slice within the cache: OpenCV's histogram of bytes takes a third of torch's time."""
     found = np.zeros((probabilities.shape[1], 2 * _BINS), np.int64)
-    probabilities, targets = probabilities.float().numpy(), targets.numpy().view(np.uint8)
-    for image, truth in zip(probabilities, targets, strict=True):
+    images, truths = probabilities.float().numpy(), targets.numpy().view(np.uint8)
+    for image, truth in zip(images, truths, strict=True):
         for row, values, inside in zip(found, image, truth, strict=True):
             for start in range(0, len(values), _SLICE):
                 bins = np.multiply(values[start : start + _SLICE], NUM_THRESHOLDS, dtype=np.float64)

@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet import compiled
-
-jit = compiled.jit(fastmath=("contract", "nsz", "nnan", "ninf"))
+from chexseg.irnet.engines import FINITE, jit
 
 
 class Lattice(NamedTuple):
@@ -59,7 +57,7 @@ def build_cpu(features: np.ndarray) -> Lattice:
     return Lattice(corner, weight, _neighbours(numbers, count, slots, strides))
 
 
-@jit
+@jit(FINITE)
 def _lookup(number, numbers, slots):
     """The place in the hash table `slots` that holds the corner with this number, or that is free for it."""
     mask = np.uint64(slots.size - 1)
@@ -69,7 +67,7 @@ def _lookup(number, numbers, slots):
     return place
 
 
-@jit
+@jit(FINITE)
 def _embed(features, scales, strides, numbers, corner, weight):
     """Fill the corners' numbers and each point's corners and weights; return how many corners and their hash table."""
     n, d = features.shape
@@ -136,7 +134,7 @@ def _embed(features, scales, strides, numbers, corner, weight):
     return count, slots
 
 
-@jit
+@jit(FINITE)
 def _neighbours(numbers, count, slots, strides):
     directions = len(strides)
     out = np.zeros((directions, count + 1, 2), np.int32)
@@ -182,12 +180,13 @@ def build(features: Tensor) -> Lattice:
 
 def filter(lattice: Lattice, values: Tensor) -> Tensor:
     """Filter values (n, P) in torch; up to a constant factor, which a normalised kernel doesn't see."""
+    corners, weights = torch.as_tensor(lattice.corner).unbind(1), torch.as_tensor(lattice.weight).unbind(1)
     cells = values.new_zeros(lattice.neighbours.shape[1], values.shape[1])
-    for corner, weight in zip(lattice.corner.unbind(1), lattice.weight.unbind(1), strict=True):
+    for corner, weight in zip(corners, weights, strict=True):
         cells.index_add_(0, corner, values * weight[:, None])
     for pairs in lattice.neighbours:
         cells = cells + 0.5 * (cells[pairs[:, 0]] + cells[pairs[:, 1]])
     out = torch.zeros_like(values)
-    for corner, weight in zip(lattice.corner.unbind(1), lattice.weight.unbind(1), strict=True):
+    for corner, weight in zip(corners, weights, strict=True):
         out += cells[corner] * weight[:, None]
     return out

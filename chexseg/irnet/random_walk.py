@@ -5,14 +5,16 @@ walking 2^n sparse steps costs a thousandth of squaring the dense matrix n times
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet.affinity import Direction, on_numba, path_affinity
-from chexseg.irnet.compiled import jit
+from chexseg.irnet.affinity import Direction, path_affinity
+from chexseg.irnet.engines import jit, uses_numba
 
 
 def propagate(
@@ -35,11 +37,11 @@ def propagate(
         raise ValueError(f"maps {tuple(cam.shape)} and boundaries {tuple(boundary.shape)} do not fit")
     if radius < 1 or exp_times < 0 or beta <= 0:
         raise ValueError(f"radius {radius} must be at least 1, exp_times {exp_times} at least 0, beta {beta} above 0")
-    numba = on_numba(engine, cam.device)
+    numba = uses_numba(engine, cam.device)
     if numba and len(cam) > 1:
         # One by one, so that no bit of a result depends on the batch it was in.
-        options = {"beta": beta, "exp_times": exp_times, "radius": radius, "engine": engine}
-        return torch.cat([propagate(*pair, **options) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
+        walk = partial(propagate, beta=beta, exp_times=exp_times, radius=radius, engine=engine)
+        return torch.cat([walk(*pair) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
     boundary = boundary.float().nan_to_num(1, 1, 1).clamp(0, 1)
     cam = cam.float().nan_to_num(0, 0, 0) * (1 - boundary)
     directions, weights = _transitions(boundary, beta, radius)
@@ -105,7 +107,7 @@ def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float
     """
     planes = scores.float().flatten(0, -3)[:, None]
     some = (planes > 0).flatten(1).any(1)
-    if on_numba(engine, scores.device):
+    if uses_numba(engine, scores.device):
         masks = torch.zeros(len(planes), *size, dtype=torch.bool)
         for row in some.nonzero()[:, 0].tolist():
             masks[row] = _above(planes[row : row + 1], size, threshold)[0]
@@ -120,13 +122,13 @@ def _above(planes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
     return large > threshold * large.amax((1, 2), keepdim=True)
 
 
-def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: str = "auto", **walk: float) -> Tensor:
+def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: str = "auto", **walk: Any) -> Tensor:
     """Scores (B, C, H, W) of saliency maps (B, C, h, w) spread on the stride-4 grid of the boundaries (B, 1, H, W).
 
     Where `present` (B, C) bool is False they are 0. `walk` are options of `propagate`, as is `engine`.
     """
     cam = F.interpolate(maps.float().nan_to_num(0, 0, 0), boundary.shape[-2:], mode="bilinear", align_corners=False)
-    if not on_numba(engine, cam.device):
+    if not uses_numba(engine, cam.device):
         return propagate(cam * present[..., None, None], boundary, engine=engine, **walk)
     scores = torch.zeros_like(cam)
     for i, rows in enumerate(present):

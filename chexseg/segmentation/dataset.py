@@ -1,17 +1,22 @@
-"""Samples for segmentation networks: images and masks of one or several masks JSONs, decoded once, moved alike."""
+"""Samples for segmentation networks: images and masks of one or several masks JSONs, decoded once, moved alike.
+
+Imports no torch: whether a cache is up to date must cost nothing.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
-from chexseg.data import chexpert, rle, sample_cache
+from chexseg.data import rle, sample_cache
+from chexseg.data.chexpert import locate
 from chexseg.data.images import fit_shape, fit_square, read_image
 from chexseg.data.mask_files import MaskFile
 from chexseg.data.sample_cache import Sample, SampleCache
@@ -19,26 +24,19 @@ from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.training.draws import Draw
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # Bounds of the optional augmentation. No mirror image: the heart is on the left.
 MAX_DEGREES, MAX_ZOOM, MAX_SHIFT, MAX_CONTRAST, MAX_BRIGHTNESS = 10.0, 0.1, 0.05, 0.2, 20.0
 
 
-def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
-    """The image's file, looked for in `splits` in turn. DataError where there is none."""
-    for split in splits:
-        try:
-            return chexpert.find_image(data_dir, image_id, split)
-        except DataError:
-            continue
-    return chexpert.find_image(data_dir, image_id)
-
-
-def prepare(given: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample:
-    """Decode an image and its masks (None: empty), both moved alike: longer side `image_size`, padded to a square.
+def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample:
+    """Decode an image file and its masks (None: empty), both moved alike: longer side `image_size`, padded to a square.
 
     The image's shape decides: a mask may be stored at another size, stretched (the classifier's square input, say).
     """
-    path, rles = given
+    path, rles = item
     image = read_image(path)
     height, width = fit_shape(*image.shape, image_size)
     squares = np.zeros((len(rles), image_size, image_size), np.uint8)
@@ -57,32 +55,44 @@ def build_cache(
     image_size: int,
     num_workers: int = 0,
 ) -> SampleCache:
-    """The decoded samples of a masks JSON, below `folder`. A task that an image's record lacks is an empty mask."""
+    """The decoded samples of a masks JSON, in a file below `folder` that is made where it is missing or stale. A task
+    that an image's record lacks is an empty mask.
+
+    splits: where to look for the images, in this order.
+    """
     ids = sorted(records)
     if not ids:
         raise DataError(f"{records.path}: no image in it")
     paths = {name: locate(data_dir, name, splits) for name in ids}
 
-    def given(image_id: str) -> tuple[Path, list[dict | None]]:
+    def item(image_id: str) -> tuple[Path, list[dict | None]]:
         record = records[image_id]
         return paths[image_id], [record.get(task) for task in tasks]
 
     def fingerprint(image_id: str) -> str:
-        path, rles = given(image_id)
+        path, rles = item(image_id)
         return f"{provenance.stat_fingerprint(path)}:{hashlib.sha256(json.dumps(rles).encode()).hexdigest()}"
 
+    stem, folder_of_masks = f"{records.path.stem}_{image_size}", records.path.absolute().parent.name
     return sample_cache.build(
-        folder
-        / sample_cache.cache_name(f"{records.path.stem}_{image_size}", ids, tasks, records.path.absolute().parent.name),
+        folder / sample_cache.cache_name(stem, ids, tasks, folder_of_masks),
         ids,
         prepare=partial(prepare, image_size=image_size),
-        given=given,
+        given=item,
         image_size=image_size,
         num_masks=len(tasks),
         record=provenance.describe({}, code=__file__),
         item_fingerprint=fingerprint,
         num_workers=num_workers,
     )
+
+
+def build_caches(
+    folder: Path, sets: Sequence[tuple[Path, Sequence[str]]], aliases: Mapping[str, str], **options: Any
+) -> list[SampleCache]:
+    """`build_cache` of several masks files, each with the splits in which to look for its images."""
+    files = [(MaskFile(path, aliases), splits) for path, splits in sets]
+    return [build_cache(folder, records, splits, **options) for records, splits in files]
 
 
 class SegmentationSet:
@@ -99,6 +109,8 @@ class SegmentationSet:
         return int(self._starts[-1])
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor | str]:
+        import torch
+
         which = int(np.searchsorted(self._starts, draw.index, side="right")) - 1
         source, index = self.caches[which], draw.index - int(self._starts[which])
         image, inside, _ = source[index]

@@ -1,6 +1,6 @@
 """An epoch's scores of a segmentation network, and the thresholds that go with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
@@ -17,21 +17,10 @@ from chexseg.segmentation.model import SegmentationSpec
 from chexseg.training.draws import in_order
 from chexseg.training.loader import Loader
 from chexseg.training.loop import to_device
-from chexseg.training.losses import dice_loss
-
-
-def make_loss(normalisation: str) -> Callable[[nn.Module, dict], tuple[Tensor, Tensor]]:
-    """Dice loss of a batch, and the logits (B, C, S, S): `compute_loss` of `loop.fit`."""
-
-    def compute_loss(network: nn.Module, batch: dict) -> tuple[Tensor, Tensor]:
-        logits = network(normalise(batch["image"], normalisation))
-        return dice_loss(logits, batch["masks"]), logits
-
-    return compute_loss
 
 
 class Evaluator:
-    """Scores an epoch on a set and chooses its thresholds: `evaluate` and `tally` of `loop.fit`.
+    """Scores an epoch on a set and chooses its thresholds: `evaluate` and `tally` of a trainer.
 
     Pooled IoU of each task at 20 thresholds. The score is the mean, over the tasks that occur in the set, of the best
     threshold's IoU. With `common` it is the mean over these tasks only, at the thresholds that are best on the training

@@ -1,4 +1,4 @@
-"""Batches of draws, read in this process or by workers. Which samples are drawn when is in `draws`."""
+"""Reading batches of draws, in this process or with workers. Which samples are drawn when is in `draws`."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""Losses of the classifier and the segmentation network. The boundary network's is in `affinity`.
+"""Losses of the classifier and the segmentation network. The boundary network's is in `irnet.affinity`.
 
 Under torchrun both losses are those of the whole batch, not of a rank's part: their sums are added over ranks, and the
 averaged gradients of DistributedDataParallel are then exactly the gradients of one process.
@@ -9,10 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chexseg.runtime import distributed
-
-# What CheXpert's uncertain label (-1) means to the loss. `multiclass`: a head of three outputs per observation.
-UNCERTAIN_POLICIES = ("ignore", "zeros", "ones", "multiclass")
-MENTION_POLICIES = ("zeros", "ignore")
 
 
 def dice_loss(logits: Tensor, masks: Tensor, *, smooth: float = 1.0) -> Tensor:

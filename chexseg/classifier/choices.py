@@ -1,0 +1,9 @@
+"""The names that options of the command line choose from. Light to import: no torch, no pandas, no OpenCV."""
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+ARCHITECTURES = ("resnet10w32", *RESNETS, *DENSENETS, "mobilenet_v2")
+# How saliency maps are made (`cam`); all but the first need the package grad-cam.
+CAM_METHODS = ("gradcam", "gradcam++", "layercam")
+# How maps become masks (`saliency_masks.threshold_maps`).
+PROTOCOLS = ("chexseg", "chexlocalize")

@@ -1,0 +1,97 @@
+"""Stage 1 as a whole: X-rays in, records of the saliency store out.
+
+Light to import: torch and the network come in when the first image is processed, so a stage that is up to date costs
+neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chexseg.classifier.saliency_store import SaliencyRecord, StoreShards
+from chexseg.data.chexpert import ImageSet
+
+if TYPE_CHECKING:
+    from chexseg.classifier.models import Classifier
+
+
+@dataclass
+class SaliencyStage:
+    """Saliency maps and probabilities of an image set by the classifier at `checkpoint`; the process and the shard
+    format of `shards.build`.
+
+    tasks          names of a foreign checkpoint's outputs, in order; our own checkpoints name theirs
+    image_size     side of the network's input, None = the checkpoint's
+    normalisation  of the input, None = the checkpoint's
+    pickles        folder for CheXlocalize's pickles, beside the store; None = none are written
+    """
+
+    checkpoint: Path
+    images: ImageSet
+    tasks: Sequence[str]
+    image_size: int | None = None
+    normalisation: str | None = None
+    cam_method: str = "gradcam"
+    batch_size: int = 16
+    num_workers: int = 0
+    device: str = "auto"
+    pickles: Path | None = None
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The network in eval mode, on the CPU."""
+        from chexseg.classifier import models
+
+        return models.load_classifier(self.checkpoint, self.tasks, normalisation=self.normalisation)
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input."""
+        return self.image_size or self.classifier.spec.image_size
+
+    def process(self, ids: Sequence[str]) -> Iterator[SaliencyRecord]:
+        """One record an image, in order. Raises DataError for a checkpoint or an image that cannot be read."""
+        import torch
+
+        from chexseg.classifier import cam
+        from chexseg.classifier.dataset import read_batches
+        from chexseg.classifier.saliency_pickles import write_pickles
+        from chexseg.data.images import normalise
+        from chexseg.runtime import distributed
+
+        torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
+        device = distributed.device(self.device)
+        model = self.classifier.to(device)
+        labels = self.images.frame.reindex(columns=model.spec.tasks)
+        for names, pixels, sizes in read_batches(self.images, ids, self.size, self.batch_size, self.num_workers):
+            batch = normalise(pixels.to(device, non_blocking=True), model.spec.normalisation)
+            maps, probabilities = (t.float().cpu().numpy() for t in cam.saliency(model, batch, self.cam_method))
+            for slot, image_id in enumerate(names):
+                if image_id is None:  # an empty slot of a batch
+                    continue
+                record: SaliencyRecord = {
+                    "id": image_id,
+                    "maps": maps[slot],
+                    "probabilities": probabilities[slot],
+                    "size": sizes[slot],
+                }
+                if self.pickles:
+                    image = pixels[slot].numpy()
+                    write_pickles(
+                        self.pickles, image_id, model.spec.tasks, record, image, labels.loc[image_id].to_numpy()
+                    )
+                yield record
+
+    @property
+    def _shards(self) -> StoreShards:
+        return StoreShards(self.classifier.spec.tasks, self.size, len(self.images.ids))
+
+    def write(self, records: Sequence[SaliencyRecord], path: Path) -> None:
+        self._shards.write(records, path)
+
+    def merge(self, parts: Sequence[Path], path: Path) -> None:
+        self._shards.merge(parts, path)

@@ -1,0 +1,126 @@
+"""The report folder: table.csv, table.md and sheet.png, and the manifest by which a finished report is known.
+
+Light until something must be made: `is_current` reads files and compares checksums, no more.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chexseg.errors import DataError
+from chexseg.evaluation import timings
+from chexseg.evaluation.methods import short
+from chexseg.runtime import provenance
+from chexseg.runtime.files import atomic
+
+if TYPE_CHECKING:
+    from chexseg.evaluation.comparison import Comparison
+    from chexseg.evaluation.figure import Column
+    from chexseg.evaluation.hits import Maps
+
+log = logging.getLogger(__name__)
+TABLE, TEXT, PICTURE, TIMINGS = "table.csv", "table.md", "sheet.png", "timings.csv"
+MANIFEST = "table.manifest.json"
+
+
+def is_current(folder: Path, fingerprint: str) -> str | None:
+    """None where the report was made with `fingerprint`, and its files and the picture's sources are as they were then;
+    else the reason, for people. The times in table.md take no part: they change with every run."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return "missing"
+    try:
+        record = json.loads(path.read_text())
+        recorded, outputs, sources = record["fingerprint"], record["outputs"], record["picture_sources"]
+        if recorded != fingerprint:
+            return "stale: inputs, arguments or code changed"
+        if any(not (folder / name).is_file() for name in (*outputs, TEXT)):
+            return "incomplete"
+        if any(provenance.sha256(folder / name) != digest for name, digest in outputs.items()):
+            return "damaged: its checksum differs"
+        if any(provenance.stat_fingerprint(Path(name)) != known for name, known in sources.items()):
+            return "stale: an image or a map of the picture changed"
+    except DataError:
+        return "stale: an image or a map of the picture is gone"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest is damaged"
+    return None
+
+
+def write_tables(folder: Path, comparison: "Comparison") -> str:
+    """Write table.csv and table.md; returns the latter's text."""
+    from chexseg.evaluation import tables
+
+    times = timings.read(folder / TIMINGS)
+    with atomic(folder / TABLE) as temporary:
+        tables.long_table(comparison).to_csv(temporary, index=False, float_format="%.6f")
+    text = timings.with_section(tables.markdown(comparison), times)
+    with atomic(folder / TEXT) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def refresh_times(folder: Path) -> str:
+    """Bring the times in a current report's table.md up to date; returns its text."""
+    before = (folder / TEXT).read_text(encoding="utf-8")
+    text = timings.with_section(before, timings.read(folder / TIMINGS))
+    if text != before:
+        with atomic(folder / TEXT) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+@dataclass(frozen=True)
+class PictureSources:
+    """What the picture shows beside the masks of the methods."""
+
+    image_dir: Path
+    maps: "Maps | None" = None
+    pseudo: Mapping[str, Mapping] | None = None
+
+
+def draw(
+    path: Path,
+    comparison: "Comparison",
+    truth: Mapping[str, Mapping],
+    methods: Mapping[str, Mapping[str, Mapping]],
+    sources: PictureSources,
+    *,
+    examples: Sequence[str] | None = None,
+    count: int = 4,
+) -> list[Path]:
+    """Draw `examples`, or a varied choice of `count` images; those in every file are preferred. Returns their paths."""
+    from chexseg.data import chexpert
+    from chexseg.data.images import read_image
+    from chexseg.evaluation import figure
+
+    everywhere = [image for image in comparison.images if all(image in masks for masks in methods.values())]
+    chosen = examples or figure.choose(truth, everywhere or comparison.images, comparison.tasks, count)
+    for image in chosen:
+        if image not in truth:
+            raise DataError(f"--examples {image}: not in the ground truth")
+    paths = {image: chexpert.find_image(sources.image_dir, image) for image in chosen}
+    images = {image: read_image(file) for image, file in paths.items()}
+    columns: list[Column] = []
+    if sources.maps is not None:
+        columns.append(figure.Column("Saliency map", maps=sources.maps))
+    if sources.pseudo is not None:
+        columns.append(figure.Column("Pseudo mask", sources.pseudo, against_truth=True))
+    columns += [figure.Column(short(name), masks, against_truth=True) for name, masks in methods.items()]
+    with atomic(path) as temporary:
+        figure.draw(temporary, images, truth, columns, comparison.tasks)
+    return list(paths.values())
+
+
+def seal(folder: Path, record: Mapping, fingerprint: str, picture_sources: Sequence[Path]) -> None:
+    """Write the manifest: from now on the report is known to be whole and what it was made from."""
+    made = [TABLE, PICTURE] if picture_sources else [TABLE]
+    more = {
+        "fingerprint": fingerprint,
+        "outputs": {name: provenance.sha256(folder / name) for name in made},
+        "picture_sources": {str(path.resolve()): provenance.stat_fingerprint(path) for path in picture_sources},
+    }
+    provenance.write(folder / MANIFEST, {**record, **more})

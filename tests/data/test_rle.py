@@ -1,0 +1,173 @@
+"""Run-length masks: the text is pycocotools', damaged ones are named; resizing and polygons are as decoded."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco
+
+from chexseg.data import rle
+from chexseg.data.images import fit_shape, fit_square
+from chexseg.errors import DataError
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.load_profile("repeatable")
+
+SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+@st.composite
+def mask_stacks(draw, max_masks=4):
+    shape = draw(SHAPES)
+    return draw(arrays.arrays(bool, (draw(st.integers(1, max_masks)), *shape)))
+
+
+def test_encode_by_hand():
+    # Columns from the left: [1, 0], [1, 1], [0, 0] -> runs 0, 1, 1, 2, 2.
+    mask = np.array([[[1, 1, 0], [0, 1, 0]]])
+    (coded,) = rle.encode(mask)
+    assert coded == {"size": [2, 3], "counts": "01111"}  # from the fourth on, less the number two before
+    assert rle.run_lengths(coded).tolist() == [0, 1, 1, 2, 2]
+    assert rle.area([coded]).tolist() == [3]
+
+
+@given(mask_stacks())
+def test_encode_and_decode_are_pycocotools(stack):
+    rles = rle.encode(stack)
+    for mask, coded in zip(stack, rles, strict=True):
+        reference = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert coded["counts"].encode() == reference["counts"]
+        assert rle.check(coded, "here") == coded
+    np.testing.assert_array_equal(rle.decode(rles), stack)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (320, 319)])
+def test_empty_and_full_masks(shape, value):
+    (coded,) = rle.encode(np.full((1, *shape), value))
+    assert rle.area([coded])[0] == value * shape[0] * shape[1]
+    assert rle.run_lengths(coded).tolist() == ([0] if value else []) + [shape[0] * shape[1]]
+    if not value:
+        assert rle.empty(shape) == coded
+
+
+@given(mask_stacks(max_masks=1))
+def test_check_accepts_every_spelling_of_a_mask(stack):
+    (coded,) = rle.encode(stack)
+    lengths = rle.run_lengths(coded).tolist()
+    for counts in (coded["counts"].encode(), lengths, tuple(lengths)):
+        assert rle.check({"size": tuple(coded["size"]), "counts": counts}, "here") == coded
+
+
+@pytest.mark.parametrize(
+    "coded",
+    [
+        None,
+        [],
+        {"size": [2, 3]},
+        {"size": [2], "counts": "6"},
+        {"size": [0, 3], "counts": "0"},
+        {"size": ["a", 3], "counts": "6"},
+        {"size": [2, 3], "counts": "5"},
+        {"size": [2, 3], "counts": "7"},
+        {"size": [2, 3], "counts": ""},
+        {"size": [2, 3], "counts": "0111"},
+        {"size": [2, 3], "counts": "V"},
+        {"size": [2, 3], "counts": "é6"},
+        {"size": [2, 3], "counts": "oooooooo0"},
+        {"size": [2, 3], "counts": "08N"},
+        {"size": [2, 3], "counts": [5]},
+        {"size": [2, 3], "counts": [7, -1]},
+        {"size": [2, 3], "counts": ["6"]},
+        {"size": [2, 3], "counts": 6},
+    ],
+)
+def test_check_names_the_place_of_a_bad_mask(coded):
+    with pytest.raises(DataError, match="^file: image: task: "):
+        rle.check(coded, "file: image: task")
+
+
+@given(mask_stacks(), SHAPES)
+def test_resize_is_nearest_on_the_decoded_mask(stack, size):
+    rows = np.floor((np.arange(size[0]) + 0.5) * (stack.shape[1] / size[0]) + 1e-9).astype(int)
+    columns = np.floor((np.arange(size[1]) + 0.5) * (stack.shape[2] / size[1]) + 1e-9).astype(int)
+    np.testing.assert_array_equal(rle.resize(rle.encode(stack), size), stack[:, rows][:, :, columns])
+
+
+@given(mask_stacks(max_masks=1), st.integers(1, 30))
+def test_fit_moves_a_mask_as_pil_moves_it(stack, size):
+    height, width = fit_shape(*stack.shape[1:], size)
+    expected = np.zeros((size, size), np.uint8)
+    picture = Image.fromarray(stack[0].astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    expected[:height, :width] = np.asarray(picture)
+    # Where a pixel's centre falls on the border of two, ours is exact and PIL's float sum may not be.
+    rows, columns = (
+        (2 * np.arange(size) + 1) * source % (2 * count) != 0
+        for source, count in zip(stack.shape[1:], (height, width), strict=True)
+    )
+    fitted = rle.fit(rle.encode(stack), size)[0]
+    np.testing.assert_array_equal(fitted[rows][:, columns], expected[rows][:, columns])
+
+
+def test_fit_follows_the_image():
+    # A bright rectangle and its mask still coincide after both are fitted: within the blurred edge.
+    image = np.zeros((700, 500), np.uint8)
+    image[210:490, 100:300] = 255
+    fitted, (mask,) = fit_square(image, 100), rle.fit(rle.encode(image[None]), 100)
+    np.testing.assert_array_equal(mask, fitted > 127)
+    assert (np.flatnonzero(mask.any(0))[[0, -1]] == (14, 42)).all()  # 100/7 = 14.3 to 300/7 = 42.9
+    assert not mask[:, 71:].any()
+
+
+def test_fit_without_masks():
+    assert rle.fit([], 8).shape == (0, 8, 8)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.floats(-4, 28, width=32), st.floats(-4, 28, width=32)), min_size=2, max_size=8),
+        max_size=4,
+    ),
+    SHAPES,
+)
+def test_polygons_are_the_union_of_pils(polygons, size):
+    expected = np.zeros(size, bool)
+    for polygon in polygons:
+        canvas = Image.new("1", size[::-1])
+        ImageDraw.Draw(canvas).polygon(polygon, outline=1, fill=1)
+        expected |= np.asarray(canvas)
+    np.testing.assert_array_equal(rle.from_polygons(polygons, size), expected)
+
+
+def test_polygon_by_hand_includes_its_outline():
+    mask = rle.from_polygons([[[1, 1], [3, 1], [3, 2], [1, 2]], [[0, 4]]], (5, 6))
+    assert mask.tolist() == [
+        [0, 0, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+    ]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(2, 60), st.integers(2, 60)), min_size=3, max_size=3, unique=True))
+def test_polygon_agrees_with_pycocotools_up_to_the_outline(triangle):
+    # COCO's fill has no outline: ours contains it, and exceeds it by no more than the outline.
+    flat = [[c for point in triangle for c in point]]
+    inner = coco.decode(coco.merge(coco.frPyObjects(flat, 64, 64))).astype(bool)
+    ours = rle.from_polygons([triangle], (64, 64)).astype(bool)
+    grown = cv2.dilate(inner.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    outline = np.zeros((64, 64), np.uint8)
+    cv2.polylines(outline, [np.array(triangle)], True, 1, thickness=3)
+    assert not (inner & ~ours & (outline == 0)).any()
+    assert not (ours & ~grown & (outline == 0)).any()
+
+
+@pytest.mark.parametrize("bad", [[[1, 2]], [[["a", 1]]], 5, [[[1, 2, 3]]], [[[float("nan"), 1], [1, 1]]], [None]])
+def test_bad_polygon_is_named(bad):
+    with pytest.raises(DataError, match="^here: "):
+        rle.from_polygons(bad, (4, 4), "here")
