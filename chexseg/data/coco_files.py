@@ -22,7 +22,7 @@ from pycocotools import mask as coco
 
 from chexseg.data import image_folder, outlines, rle
 from chexseg.data.mask_files import Masks
-from chexseg.data.mask_formats import check_size, common_size
+from chexseg.data.mask_sizes import check_size, common_size
 from chexseg.errors import DataError
 from chexseg.runtime.files import atomic
 
@@ -79,10 +79,10 @@ def write(
             file.write('\n],\n"annotations": [')
             second.seek(0)
             shutil.copyfileobj(second, file)
-        named = [
+        used = [
             {"id": number, "name": task, "supercategory": ""} for task, number in categories.items() if task in seen
         ]
-        file.write('\n],\n"categories": ' + json.dumps(named) + "}\n")
+        file.write('\n],\n"categories": ' + json.dumps(used) + "}\n")
     return count
 
 

@@ -18,11 +18,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from chexseg import __version__
 from chexseg.data import image_folder, rle
 from chexseg.data.mask_files import Masks
-from chexseg.data.mask_formats import check_size, common_size
+from chexseg.data.mask_sizes import check_size, common_size
 from chexseg.errors import DataError
+from chexseg.runtime import provenance
 
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 # SNOMED CT's codes as pydicom lists them; other tasks take a code of our own.
@@ -46,6 +46,12 @@ def highdicom() -> ModuleType:
     return highdicom
 
 
+@cache
+def version() -> str:
+    """Of CheXseg, as an object names what made it."""
+    return provenance.versions()["chexseg"]
+
+
 def write(
     path: Path,
     image_id: str,
@@ -61,7 +67,7 @@ def write(
     image = _reference(source, image_id, size, keep_patient)
     kind = hd.seg.SegmentAlgorithmTypeValues.MANUAL if manual else hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC
     algorithm = hd.AlgorithmIdentificationSequence(
-        name="CheXseg", version=__version__, family=Code("123109", "DCM", "Artificial Intelligence")
+        name="CheXseg", version=version(), family=Code("123109", "DCM", "Artificial Intelligence")
     )
     segments = []
     for number, task in enumerate(entry, 1):
@@ -87,7 +93,7 @@ def write(
         instance_number=1,
         manufacturer="CheXseg",
         manufacturer_model_name="CheXseg",
-        software_versions=__version__,
+        software_versions=version(),
         device_serial_number="0",
         content_label="CHEXSEG",
         omit_empty_frames=bool(pixels.any()),

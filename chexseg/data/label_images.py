@@ -14,7 +14,7 @@ from PIL import Image
 
 from chexseg.data import image_folder, rle
 from chexseg.data.mask_files import Masks
-from chexseg.data.mask_formats import check_size
+from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
 
 LAYOUTS = ("folders", "flat")
@@ -36,17 +36,15 @@ def write(folder: Path, image_id: str, entry: Masks, layout: str = "folders") ->
 
 def _place(image_id: str, task: str, layout: str) -> Path:
     """A mask's file below the folder. DataError where the name could not be turned back."""
-    names = image_folder.file_stem(image_id), image_folder.file_stem(task)
-    back = tuple(image_folder.text_of(name) for name in names)
-    if layout == "flat":
-        names = ("__".join(names),)
-        back = tuple(image_folder.text_of(name) for name in names[0].rpartition("__")[::2])
-    if back != (image_id, task) or len(names[0].encode()) > 240:
+    stems = image_folder.file_stem(image_id), image_folder.file_stem(task)
+    name = "__".join(stems) if layout == "flat" else stems[0]
+    found = name.rpartition("__")[::2] if layout == "flat" else stems
+    if tuple(map(image_folder.text_of, found)) != (image_id, task) or len(name.encode()) > 240:
         raise DataError(
             f"{image_id[:80]!r}, {task[:80]!r}: no file name that could be turned back"
             f"{'; use --layout folders' if layout == 'flat' else ': too long'}"
         )
-    return Path(names[0] + ".png") if layout == "flat" else Path(names[1], names[0] + ".png")
+    return Path(f"{name}.png") if layout == "flat" else Path(stems[1], f"{name}.png")
 
 
 class LabelImages(Mapping[str, dict[str, dict]]):
@@ -106,9 +104,8 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             check_size(image.size[::-1], str(path))
-            if image.mode in ("RGBA", "LA"):
-                image = image.convert("RGB" if image.mode == "RGBA" else "L")
-            pixels = np.asarray(image)
+            colour = {"RGBA": "RGB", "LA": "L"}.get(image.mode)
+            pixels = np.asarray(image.convert(colour) if colour else image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise
