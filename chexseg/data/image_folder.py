@@ -57,16 +57,18 @@ def text_of(stem: str) -> str:
     return "" if stem == "%" else unquote(stem, errors="surrogatepass")
 
 
-def find(places: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> dict[str, Path]:
+def find(places: Sequence[Path], suffixes: Sequence[str] = SUFFIXES, *, without: Path | None = None) -> dict[str, Path]:
     """The images in `places`, folders (with all below them) or files, by id, in the order of their ids.
 
-    A file that was named itself has its name as id. DataError for a place that is not there or has no image, and for
-    two files with one id.
+    A file that was named itself has its name as id, whatever its suffix. What is below the folder `without` is left
+    out: the output of an earlier run. DataError for a place that is not there or has no image, and for two files with
+    one id.
     """
+    leave = None if without is None else os.path.realpath(without)
     found: dict[str, Path] = {}
     for place in places:
         place, count = Path(place), 0
-        for path, relative in _below(place, tuple(suffixes)):
+        for path, relative in _below(place, tuple(suffixes), leave):
             count += 1
             name = image_id(relative)
             if name in found and not os.path.samefile(found[name], path):
@@ -77,7 +79,7 @@ def find(places: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> dict[str
     return dict(sorted(found.items()))
 
 
-def _below(place: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PurePath]]:
+def _below(place: Path, suffixes: tuple[str, ...], leave: str | None) -> Iterator[tuple[Path, PurePath]]:
     """(path, path below the place) of a file, or of every image in a folder; hidden files and folders are left out."""
     if place.is_file():
         yield place, PurePath(place.name)
@@ -85,7 +87,9 @@ def _below(place: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, PureP
     if not place.is_dir():
         raise DataError(f"{place}: no such file or folder")
     for folder, folders, names in os.walk(place):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and os.path.realpath(Path(folder, name)) != leave
+        )
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith(suffixes):
                 path = Path(folder, name)
