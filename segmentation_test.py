@@ -54,30 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> None:
-    from chexseg.data.chexpert import locate
-    from chexseg.data.mask_files import MaskFile
-
-    if len(args.model_path) != len(args.output_path):
-        raise UsageError(
-            f"{len(args.model_path)} of --model_path do not go with {len(args.output_path)} of --output_path"
-        )
-    for path in args.model_path:
-        if not path.is_file():
-            raise DataError(f"{path}: no such network; train one with segmentation_train.py")
-    truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
-    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted(truth)}
-    names = ("model_path", "test_masks_path", "output_path", "thresholds_path")
-    options = {key: value for key, value in vars(args).items() if key not in names}
-    for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
-        if len(args.model_path) > 1 and distributed.is_main():
-            print(f"== {model_path}")
-        thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
-        predict(output_path, model_path, thresholds_path, paths, truth.path, options)
-        if distributed.is_main():
-            report(MaskFile(output_path), truth)
-
-
 def predict(
     output_path: Path,
     model_path: Path,
@@ -128,6 +104,30 @@ def report(predicted: "MaskFile", truth: "MaskFile") -> None:
             notes.append(f"{len(absent)} images of {listed} have no outline, so none is predicted: {some(absent)}")
     for note in notes:
         log.info("%s", note)
+
+
+def main(args: argparse.Namespace) -> None:
+    from chexseg.data.chexpert import locate
+    from chexseg.data.mask_files import MaskFile
+
+    if len(args.model_path) != len(args.output_path):
+        raise UsageError(
+            f"{len(args.model_path)} of --model_path do not go with {len(args.output_path)} of --output_path"
+        )
+    for path in args.model_path:
+        if not path.is_file():
+            raise DataError(f"{path}: no such network; train one with segmentation_train.py")
+    truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
+    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted(truth)}
+    names = ("model_path", "test_masks_path", "output_path", "thresholds_path")
+    options = {key: value for key, value in vars(args).items() if key not in names}
+    for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
+        if len(args.model_path) > 1 and distributed.is_main():
+            print(f"== {model_path}")
+        thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
+        predict(output_path, model_path, thresholds_path, paths, truth.path, options)
+        if distributed.is_main():
+            report(MaskFile(output_path), truth)
 
 
 if __name__ == "__main__":

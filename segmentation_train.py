@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from chexseg.data.sample_cache import SampleCache
 
 # Options that only say where things are: what is in the files counts, not their names.
-PLACES = (
-    "train_masks_path", "eval_masks_path", "ss_expert_annotations_masks_path", "ss_dnn_generated_masks_path",
-    "encoder_weights",
-)  # fmt: skip
+PLACES = "train_masks_path eval_masks_path ss_expert_annotations_masks_path ss_dnn_generated_masks_path encoder_weights"
 # Where to look for the images of experts' masks and of pseudo masks, in this order.
 EXPERT, PSEUDO = ("valid", "test", "train"), ("train", "valid", "test")
 
@@ -108,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
         provenance.describe(vars(args), code=__file__),
         best=(folder / "best_model.pth", folder / "thresholds.txt"),
         record_path=folder / "args.json",
-        places=PLACES,
+        places=tuple(PLACES.split()),
         wandb_project=args.wandb_project_name,
         wandb_run_name=args.wandb_run_name,
     )

@@ -1,24 +1,18 @@
 """The classifier's side of the data: which images, their labels, batches of pixels, predictions."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
 
-import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from chexseg.classifier.labelled import LabelledImages
 from chexseg.classifier.models import Classifier
-from chexseg.data import sample_cache
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import normalise, read_image, resize_square
-from chexseg.data.sample_cache import Sample, SampleCache
 from chexseg.evaluation import metrics
-from chexseg.runtime import distributed, provenance
+from chexseg.runtime import distributed
 from chexseg.training import draws
-from chexseg.training.draws import Draw
 from chexseg.training.loader import watch_parent
 
 
@@ -60,65 +54,6 @@ def read_batches(
     )
     for start, (pixels, sizes) in enumerate(loader):
         yield names[start * batch_size : (start + 1) * batch_size], pixels, sizes
-
-
-def label_array(frame: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
-    """(N, T) float32 of 1, 0, -1 and NaN, as the label file has them."""
-    return frame[list(tasks)].to_numpy(np.float32)
-
-
-def _decode(size: int, path: Path) -> Sample:
-    image = read_image(path)
-    return Sample(resize_square(image, size), np.zeros((0, size, size), np.uint8), image.shape)
-
-
-def cached_pixels(images: ImageSet, folder: Path, size: int, num_workers: int) -> SampleCache:
-    """The set's images, stretched to (size, size), decoded once."""
-    record = provenance.describe({"image_size": size}, code=__file__)
-    return sample_cache.build(
-        folder / sample_cache.cache_name(f"classifier_{size}", images.frame["Path"].tolist()),
-        images.ids,
-        prepare=partial(_decode, size),
-        given=images.path,
-        image_size=size,
-        num_masks=0,
-        record=record,
-        item_fingerprint=images.fingerprint,
-        num_workers=num_workers,
-    )
-
-
-class LabelledImages(Dataset):
-    """Cached images with their labels, indexed by `draws.Draw`: image (S, S) uint8, labels (T,), id."""
-
-    def __init__(self, pixels: SampleCache, labels: np.ndarray, *, augment: bool):
-        self.pixels, self.labels, self.augment = pixels, labels, augment
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, draw: Draw) -> dict:
-        image = self.pixels[draw.index].image
-        if self.augment and draw.key:
-            image = jitter(image, np.random.default_rng(draw.key))
-        return {
-            "image": torch.from_numpy(image),
-            "labels": torch.from_numpy(self.labels[draw.index]),
-            "id": self.pixels.ids[draw.index],
-        }
-
-
-def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A shifted, turned, scaled and re-exposed X-ray (S, S) uint8: up to 5% of its side, 5 degrees, 10% and 20%.
-
-    Never mirrored: the heart is on the left.
-    """
-    side = image.shape[0]
-    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-5, 5), rng.uniform(0.9, 1.1))
-    matrix[:, 2] += rng.uniform(-0.05, 0.05, 2) * side
-    moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    levels = (np.arange(256) - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-25, 25)
-    return cv2.LUT(moved, np.clip(levels, 0, 255).astype(np.uint8))
 
 
 @torch.no_grad()

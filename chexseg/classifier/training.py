@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from chexseg.classifier import models
-from chexseg.classifier.dataset import LabelledImages, aurocs, predict
+from chexseg.classifier.dataset import aurocs, predict
+from chexseg.classifier.labelled import LabelledImages
 from chexseg.data.images import normalise
 from chexseg.errors import DataError, UsageError
 from chexseg.training import draws
@@ -46,8 +47,8 @@ class ClassifierTrainer(Trainer):
         return classification_loss(logits, batch["labels"], **self.policies), None
 
     def evaluate(self, model: nn.Module, tally: Tensor | None) -> dict[str, Any]:
-        device = next(self.model.parameters()).device
-        probabilities = predict(self.model, self.valid_set, self.batch_size, device)
+        device = next(model.parameters()).device
+        probabilities = predict(cast(models.Classifier, model), self.valid_set, self.batch_size, device)
         found = aurocs(probabilities, self.valid_set.labels, self.model.spec.tasks)
         if not found:
             raise DataError(f"{self.best}: all probabilities of the validation images became nan; lower --lr")

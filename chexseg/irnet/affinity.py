@@ -29,7 +29,7 @@ def directions(radius: int) -> tuple[Direction, ...]:
     return (*straight, *others)
 
 
-@cache  # radius 10 has 152 directions: an `lru_cache` of 128 forgets each before it comes again
+@cache  # radius 10 has 152 directions; the default `lru_cache` holds 128 and would drop each before its next use
 def path(dy: int, dx: int) -> tuple[Direction, ...]:
     """Grid points of the direction's bounding box that lie less than 1 from its line; both ends among them."""
     length = dy * dy + dx * dx
@@ -63,9 +63,9 @@ def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10, *, engine: s
 
     A class's loss is the mean of -log affinity over its background pairs, / 4, and over its foreground pairs, / 4, and
     of -log(1 - affinity) over pairs of unlike labels, / 2; the loss is the mean over classes with any pair at all, 0
-    where there is none. Pairs within `radius`; those that touch 255 don't count. Affinities stay logits
-    (-log(1 - sigmoid(z)) = softplus(z)), so no logarithm overflows. Under torchrun: of the whole batch. `engine` as of
-    `uses_numba`; on a GPU the host waits for nothing.
+    where there is none. Only pairs within `radius` count, and none that touches 255. Affinities stay logits
+    (-log(1 - sigmoid(z)) = softplus(z)), so no logarithm overflows. Under torchrun the loss is that of the whole batch.
+    `engine` is one of `engines.ENGINES`; on a GPU the host never stalls.
     """
     if logits.shape != (labels.shape[0], 1, *labels.shape[-2:]):
         raise ValueError(f"logits {tuple(logits.shape)} do not fit the labels {tuple(labels.shape)}")
@@ -123,8 +123,8 @@ def _count_in_torch(labels: Tensor, radius: int) -> Tensor:
         rows, reach = sums[..., dy : dy + height, :], math.isqrt(radius * radius - dy * dy - 1)
         before = radius - reach - 1 if dy else radius
         partners += rows[..., radius + reach :][..., :width] - rows[..., before:][..., :width]
-    found = torch.einsum("ibchw,jbchw->ijc", planes.double(), partners.double())
-    return torch.stack([found[0, 0], found[1, 1], found[0, 1] + found[1, 0]])
+    pairs = torch.einsum("ibchw,jbchw->ijc", planes.double(), partners.double())
+    return torch.stack([pairs[0, 0], pairs[1, 1], pairs[0, 1] + pairs[1, 0]])
 
 
 def _weights(pairs: Tensor) -> Tensor:
@@ -148,7 +148,8 @@ def _blame(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius:
 
 @cache
 def _offsets(direction: Direction, width: int, device: torch.device) -> Tensor:
-    """Where the points of the direction's path lie in a flat map. Kept: the host waits whenever it sends a list."""
+    """Where the points of the direction's path lie in a flat map. Cached, because sending a list to a GPU stalls the
+    host."""
     return torch.tensor([y * width + x for y, x in path(*direction)], device=device)
 
 

@@ -1,7 +1,7 @@
 """IRNet's boundary network (Ahn et al. 2019): five branches on a frozen classifier, one boundary logit at stride 4.
 
-The displacement branch of the original shares no trainable weight with it and makes no mask: it is left out. The loss
-is `affinity.relation_loss`.
+The original's displacement branch is left out: it shares no trainable weight with the boundaries, so it cannot change
+a mask. The loss is `affinity.relation_loss`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -121,10 +121,10 @@ def read_backbone(weights: Path, architecture: str | None = None) -> tuple[str, 
 
     DataError where it is not of the `architecture` asked for.
     """
-    found, tensors = models.load_backbone(weights)
-    if architecture not in (None, found):
-        raise DataError(f"{weights}: weights of a {found}, not of a {architecture}")
-    return found, models.trained_normalisation(weights, "imagenet"), tensors
+    actual, tensors = models.load_backbone(weights)
+    if architecture not in (None, actual):
+        raise DataError(f"{weights}: weights of a {actual}, not of a {architecture}")
+    return actual, models.trained_normalisation(weights, "imagenet"), tensors
 
 
 def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Path) -> None:

@@ -1,9 +1,9 @@
 """Dense CRF (Kraehenbuehl & Koltun 2011) for many binary label problems over one image, and for batches of images.
 
 Every pair of pixels is joined by a Gaussian kernel on position and a bilateral kernel on position and brightness; both
-are filtered on a permutohedral lattice, as in the paper's code. With two labels the messages of one give the other's,
-so a problem is one channel of log-odds, and an image's problems share its lattice. On a CPU a Numba kernel works image
-by image, on a GPU the same steps run in torch over the batch. Not for more than two labels.
+are filtered on a permutohedral lattice, as in the paper's code. With two labels the messages to one follow from
+those to the other, so a problem is one channel of log-odds, and all problems of an image share its lattice. On a CPU a
+Numba kernel works image by image, on a GPU the same steps run in torch over the batch. Not for more than two labels.
 """
 
 import math

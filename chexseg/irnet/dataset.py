@@ -15,8 +15,8 @@ from chexseg.training.draws import Draw
 class RelationSet(Dataset):
     """Indexed by `draws.Draw`: image (C, C) uint8, labels (T, G, G) uint8 in {0, 1, 255} with G = ceil(C / 4), id.
 
-    Image and labels share a random scale and a random place of the crop; where a scaled image is smaller than the
-    crop it lies somewhere in it, on black that is ignored. A draw without a key is neither scaled nor moved.
+    Image and labels share a random scale and a random crop. An image that was scaled below the size of the crop lies at
+    a random place in it, surrounded by black whose labels are 255. A draw without a key is neither scaled nor moved.
     """
 
     def __init__(self, train_set: Hdf5File, ir_labels: Hdf5File, crop: int, scales: tuple[float, float] = (0.5, 1.5)):

@@ -1,8 +1,9 @@
 """The permutohedral lattice (Adams, Baek & Davis 2010): a Gaussian filter of unit deviation over scattered features.
 
-Points splat onto the corners of the simplex around them, corners blur along the lattice's d + 1 directions, points
-slice. It is built as in Kraehenbuehl & Koltun's code, whose results it repeats: `build_cpu` with Numba and a hash
-table, `build` in torch on any device for a batch of point sets. They number the corners differently, no more.
+Each point splats its values onto the corners of the simplex around it, the corners blur along the lattice's d + 1
+directions, and each point slices its values back. The lattice is that of Kraehenbuehl & Koltun's code and gives its
+results: `build_cpu` uses Numba and a hash table, `build` torch on any device for a batch of point sets. The two differ
+only in how they number the corners.
 """
 
 import math

@@ -30,8 +30,8 @@ def propagate(
     n = 2^exp_times steps.
 
     T is affinity^beta between pixels less than `radius` apart, and 1 to itself, with columns that sum to 1: each pixel
-    becomes a weighted mean of its surroundings, never of anything outside the image. A value that is no number counts
-    as no saliency, or as a full boundary. `engine` is `numba` (CPU), `torch`, or `auto`: numba for maps on the CPU.
+    becomes a weighted mean of its surroundings, never of anything outside the image. NaN and infinity count as no
+    saliency, or as a full boundary. `engine` is one of `engines.ENGINES`.
     """
     if cam.shape[:1] + cam.shape[2:] != boundary.shape[:1] + boundary.shape[2:] or boundary.shape[1] != 1:
         raise ValueError(f"maps {tuple(cam.shape)} and boundaries {tuple(boundary.shape)} do not fit")
@@ -102,8 +102,8 @@ def _transitions(boundary: Tensor, beta: float, radius: int) -> tuple[list[Direc
 def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float = 0.6, engine: str = "auto") -> Tensor:
     """Masks (..., C, *size) bool where scores (..., C, h, w), enlarged bilinearly, exceed `threshold` of their maximum.
 
-    A class without any score gets an empty mask. `engine` as of `propagate`; there is nothing for Numba to compile, but
-    `torch` makes all masks at once, and `numba` one by one those that are not empty.
+    A class without any score gets an empty mask. `engine` is one of `engines.ENGINES`: `torch` makes all masks at once,
+    `numba` (which has nothing to compile here) only those that are not empty, one by one.
     """
     planes = scores.float().flatten(0, -3)[:, None]
     some = (planes > 0).flatten(1).any(1)
@@ -138,9 +138,7 @@ def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: st
 
 
 def mirrored_boundary(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Boundary probabilities (B, 1, h, w), averaged over images (B, 3, H, W) and their mirror images.
-
-    `network` gives logits.
-    """
-    straight, mirrored = network(torch.cat([images, images.flip(-1)])).float().sigmoid().chunk(2)
-    return (straight + mirrored.flip(-1)) / 2
+    """Boundary probabilities (B, 1, h, w) of images (B, 3, H, W), from a `network` that gives logits: the sigmoid of
+    the mean of an image's logits and of its mirror image's, turned back (the original's `EdgeDisplacement.forward`)."""
+    straight, mirrored = network(torch.cat([images, images.flip(-1)])).float().chunk(2)
+    return ((straight + mirrored.flip(-1)) / 2).sigmoid()

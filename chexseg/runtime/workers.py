@@ -4,17 +4,26 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+Item = TypeVar("Item", covariant=True)
 
 
-def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int) -> Iterator[R]:
+class Items(Protocol[Item]):
+    """What can be mapped: a list, or a set of jobs that are made as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+
+def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -> Iterator[R]:
     """`map(function, items)` over `num_workers` processes, results in order; 0 computes them in this process.
 
     At most four items a worker are ahead of the one that is yielded, so a million items take no more memory than a

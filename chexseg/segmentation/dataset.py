@@ -38,11 +38,12 @@ def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample
     """
     path, rles = item
     image = read_image(path)
-    height, width = fit_shape(*image.shape, image_size)
+    original = image.shape[0], image.shape[1]
+    height, width = fit_shape(*original, image_size)
     squares = np.zeros((len(rles), image_size, image_size), np.uint8)
-    present = [channel for channel, coded in enumerate(rles) if coded is not None]
-    squares[present, :height, :width] = rle.resize([rles[channel] for channel in present], (height, width))
-    return Sample(fit_square(image, image_size), squares, image.shape)
+    there = {channel: coded for channel, coded in enumerate(rles) if coded is not None}
+    squares[list(there), :height, :width] = rle.resize(list(there.values()), (height, width))
+    return Sample(fit_square(image, image_size), squares, original)
 
 
 def build_cache(

@@ -61,8 +61,8 @@ class Evaluator:
 
     def summarise(self, valid: PooledIoU, train: PooledIoU) -> dict:
         """Metrics and thresholds; None stands for the IoU of a task that does not occur."""
-        (first, thresholds), (_, others) = (p.best() for p in ((train, valid) if self.common else (valid, train)))
-        thresholds = torch.where(first.isnan(), others, thresholds).tolist()
+        (first, chosen), (_, others) = (p.best() for p in ((train, valid) if self.common else (valid, train)))
+        thresholds = torch.where(first.isnan(), others, chosen).tolist()
         iou = dict(zip(self.spec.tasks, valid.at(thresholds).tolist(), strict=True))
         scored = self.common or list(self.spec.tasks)
         score = mean_iou(np.array([iou[task] for task in scored]))
@@ -70,7 +70,7 @@ class Evaluator:
             raise DataError(f"the evaluation masks have no pixel of {', '.join(scored)}; check --eval_masks_path")
         return {
             self.score_name: score,
-            "train_miou": _known(mean_iou(train.best()[0])),
+            "train_miou": _known(mean_iou(train.best()[0].numpy())),
             "iou": {task: _known(value) for task, value in iou.items()},
             "thresholds": thresholds,
         }

@@ -5,7 +5,7 @@ Not for their training (see `training`), nor for masks at the original size (see
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -70,7 +70,7 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
     architecture, tensors = models.load_backbone(path, keys="encoder_q" if kind == "MoCoCXR" else "")
     if architecture != spec.encoder:
         raise DataError(f"{path}: holds a {architecture}, but --encoder is {spec.encoder}")
-    models.load_exactly(model.encoder, tensors, path)
+    models.load_exactly(cast(nn.Module, model.encoder), tensors, path)
     return path
 
 

@@ -63,6 +63,7 @@ class SegmentationTrainer(Trainer):
         return self.evaluator.tally(outputs, batch)
 
     def evaluate(self, model: nn.Module, tally: Tensor | None) -> dict[str, Any]:
+        assert tally is not None
         return self.evaluator(model, tally)
 
     def score(self, metrics: Mapping[str, Any]) -> float:

@@ -20,7 +20,7 @@ _KIND, _FIRST, _SECOND = 1, 2, 3
 class Draw(NamedTuple):
     """What a dataset is indexed with. `key` seeds the sample's augmentation; empty means none (evaluation)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name, which no draw needs
     key: tuple[int, ...] = ()
 
 

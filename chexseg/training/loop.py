@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -113,8 +113,8 @@ def _check_best(run: Run, finished_before: bool) -> None:
     for path in run.best:
         if not path.is_file():
             raise DataError(f"{path}: no longer there; train again with --resume none")
-    if finished_before and (path := run.damaged()):
-        raise DataError(f"{path}: changed since it was trained (its checksum differs); train again with --resume none")
+    if finished_before and (damaged := run.damaged()):
+        raise DataError(f"{damaged}: changed since it was trained (another checksum); train again with --resume none")
 
 
 class _Session:
@@ -265,11 +265,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def _wrap(model: nn.Module, device: torch.device, compile: bool) -> nn.Module:
     """What runs in training: the model, under DistributedDataParallel where there are ranks, compiled on request."""
-    network = model
+    network: Any = model
     if distributed.world_size() > 1:
         batch_norm.share(model, device)
         network = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
-    return torch.compile(network) if compile else network
+    return cast(nn.Module, torch.compile(network)) if compile else network
 
 
 def _synchronise_buffers(model: nn.Module) -> None:

@@ -6,18 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from chexseg.classifier.dataset import (
-    ImageSet,
-    LabelledImages,
-    aurocs,
-    cached_pixels,
-    jitter,
-    label_array,
-    predict,
-    read_batches,
-)
+from chexseg.classifier.dataset import aurocs, predict, read_batches
+from chexseg.classifier.labelled import LabelledImages, cached_pixels, jitter, label_array
 from chexseg.classifier.models import Classifier, ClassifierSpec
 from chexseg.data import chexpert
+from chexseg.data.chexpert import ImageSet
 from chexseg.training.draws import Draw
 
 N, SIZE = 5, 32

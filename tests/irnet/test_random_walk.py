@@ -241,5 +241,13 @@ def test_boundary_of_image_and_mirror_image():
         return images[:, :1].roll(1, dims=-1)
 
     images = torch.randn(2, 3, 3, 4, generator=torch.Generator().manual_seed(0))
-    shifted_right, shifted_left = images[:, :1].roll(1, -1).sigmoid(), images[:, :1].roll(-1, -1).sigmoid()
-    assert_close(random_walk.mirrored_boundary(network, images), (shifted_right + shifted_left) / 2)
+    shifted_right, shifted_left = images[:, :1].roll(1, -1), images[:, :1].roll(-1, -1)
+    found = random_walk.mirrored_boundary(network, images)
+    assert_close(found, ((shifted_right + shifted_left) / 2).sigmoid())
+    assert_close(found.flip(-1), random_walk.mirrored_boundary(lambda x: network(x.flip(-1)).flip(-1), images.flip(-1)))
+
+
+def test_logits_are_averaged_not_probabilities():
+    """Logits 4 and 0, by hand: sigmoid(2) = 0.8808; the mean of the probabilities would be (0.9820 + 0.5) / 2."""
+    found = random_walk.mirrored_boundary(lambda images: images[:, :1], torch.tensor([4.0, 0.0]).expand(1, 3, 1, 2))
+    assert_close(found.flatten(), torch.tensor([0.880797, 0.880797]))

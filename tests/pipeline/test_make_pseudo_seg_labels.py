@@ -35,7 +35,7 @@ def naive_masks(folder, row, allowed, **walk):
         pixels, maps = torch.from_numpy(file["cxr_images"][row]), torch.from_numpy(file["cxr_cams"][row])
     with torch.no_grad():
         image = normalise(pixels[None], spec.normalisation)
-        boundary = (model(image).sigmoid() + model(image.flip(-1)).sigmoid().flip(-1)) / 2
+        boundary = ((model(image) + model(image.flip(-1)).flip(-1)) / 2).sigmoid()
     assert boundary.shape == (1, 1, GRID, GRID)
     cam = torch.nn.functional.interpolate(maps[None], (GRID, GRID), mode="bilinear", align_corners=False)
     scores = random_walk.propagate(cam, boundary, **walk)
