@@ -7,6 +7,7 @@ identifiers, where that image is given; else to one that does not exist. Of the 
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -43,6 +44,7 @@ def highdicom() -> ModuleType:
         import highdicom  # half a second, and only here
     except ImportError as error:
         raise DataError("DICOM SEG needs the package highdicom: pip install highdicom") from error
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every attribute that it copies
     return highdicom
 
 

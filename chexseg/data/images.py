@@ -22,7 +22,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 # The only decoders that a file may choose: Pillow has others, which start programs.
-FORMATS = ("JPEG", "MPO", "JPEG2000", "PNG", "TIFF", "BMP", "PPM")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "JPEG2000")
 
 
 @dataclass(frozen=True)
