@@ -1,12 +1,13 @@
-"""Stage 8: the paper's table and picture from each method's masks of the test set.
+"""Stage 8: the paper's table, a picture and a page to read in, from each method's masks of the test set.
 
     python make_tables.py --ground_truth $TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json --output_dir report \\
         --method weak_irnet=weak/test_masks.json --method full=full/test_masks.json \\
         --method chexseg=chexseg/test_masks.json --human second_reader.json
 
-Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), table.md and sheet.png. The
-names weak_cam, weak_irnet, full and chexseg get their ratios beside the paper's; other names are allowed. A report
-that is up to date is left as it is, but for the times of the stages.
+Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), table.md, sheet.png and
+index.html: one file with the tables, every film with everybody's outlines, the trainings and the commands. The names
+weak_cam, weak_irnet, full and chexseg get their ratios beside the paper's; other names are allowed. A report that is up
+to date is left as it is, but for the times of the stages in table.md.
 """
 
 import argparse
@@ -30,6 +31,11 @@ def method(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def masks(text: str) -> tuple[str, Path]:
+    """argparse type for FILE or NAME=FILE."""
+    return ("", Path(text)) if "=" not in text or Path(text).is_file() else method(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
@@ -39,7 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, default=Path("report"), help="folder to write to")
     add("--image_dir", type=Path, help="folder that contains CheXpert/, for the picture [$CHEXPERT_DATA_DIR]")
     add("--maps", type=Path, help="run folder with saliency maps of the test set, for the picture")
-    add("--pseudo", type=Path, help="masks JSON of pseudo masks of the test set, for the picture")
+    pseudo_help = "masks JSON of pseudo masks of the test set, for the page and, the first, for the picture; repeat"
+    add("--pseudo", type=masks, action="append", default=[], metavar="[NAME=]FILE", help=pseudo_help)
+    cli.add_boolean(parser, "--page", default=True, help="write index.html too, where a picture is drawn")
+    add("--runs", type=Path, help="folder whose logs and records the page tells of [$OBJ_EFFICIENCY_BASE_PATH]")
     add("--num_examples", type=cli.non_negative_int, default=4, help="images in the picture; 0 draws none")
     add("--examples", nargs="+", default=None, metavar="ID", help="these images in the picture [a varied choice]")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to score")
@@ -69,11 +78,16 @@ def main(args: argparse.Namespace) -> None:
     paths = method_paths(args.method, args.human)
     folder, truth_path = args.output_dir, args.ground_truth or constants.gt_dir() / "test_encoded.json"
     image_dir = (args.image_dir or constants.data_dir()) if args.num_examples else None
+    pseudo_paths = {name or "Pseudo masks": path for name, path in args.pseudo}
+    quality = folder / report.QUALITY
     record = provenance.describe(
-        vars(args) | {"method": list(paths)}, [truth_path, *paths.values(), args.pseudo], code=__file__
+        vars(args) | {"method": list(paths), "pseudo": list(pseudo_paths)},
+        [truth_path, *paths.values(), *pseudo_paths.values(), quality if quality.is_file() else None],
+        code=__file__,
     )
     places = [str(place and place.resolve()) for place in (image_dir, args.maps)]
-    fingerprint = provenance.fingerprint(record | {"arguments": record["arguments"] | {"picture": places}})
+    more = {"picture": places, "templates": report.templates_version()}
+    fingerprint = provenance.fingerprint(record | {"arguments": record["arguments"] | more})
     reason = report.is_current(folder, fingerprint)
     if reason is None:
         print(report.refresh_times(folder))
@@ -94,16 +108,25 @@ def main(args: argparse.Namespace) -> None:
         log.warning(note)
     print(report.write_tables(folder, found))
     shown: list[Path] = []
+    pages: list[str] = []
     if image_dir is not None:
         maps = open_maps(args.maps) if args.maps else None
-        pseudo = MaskFile(args.pseudo, constants.ALIASES) if args.pseudo else None
-        sources = report.PictureSources(image_dir, maps, pseudo)
+        pseudo = {name: MaskFile(path, constants.ALIASES) for name, path in pseudo_paths.items()}
+        sources = report.PictureSources(image_dir, maps, next(iter(pseudo.values()), None))
         shown = report.draw(
             folder / report.PICTURE, found, truth, methods, sources, examples=args.examples, count=args.num_examples
         )
         shown += [maps.path] if maps else []
-    report.seal(folder, record, fingerprint, shown)
-    log.info("%s: table.csv, table.md%s", folder, " and sheet.png" if shown else "")
+        if args.page:
+            from chexseg.evaluation import page
+
+            room, films = page.report_room(truth, methods, pseudo, tasks, image_dir, maps)
+            runs = args.runs or constants.base_dir(create=False)
+            run = page.collect_run(folder, found, truth_path, paths, [*pseudo_paths.values()], runs, record)
+            pages = page.write_report(folder, run, room)
+            shown = [*dict.fromkeys([*shown, *films])]
+    report.seal(folder, record, fingerprint, shown, pages)
+    log.info("%s: %s", folder, ", ".join(["table.csv", "table.md", *(["sheet.png"] if shown else []), *pages]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from chexseg.evaluation.hits import Maps
 
 log = logging.getLogger(__name__)
-TABLE, TEXT, PICTURE, TIMINGS = "table.csv", "table.md", "sheet.png", "timings.csv"
+TABLE, TEXT, PICTURE, TIMINGS, QUALITY = "table.csv", "table.md", "sheet.png", "timings.csv", "quality.csv"
+TEMPLATES = Path(__file__).with_name("templates")  # of the page, which `page` makes
 MANIFEST = "table.manifest.json"
 
 
@@ -115,9 +116,16 @@ def draw(
     return list(paths.values())
 
 
-def seal(folder: Path, record: Mapping, fingerprint: str, picture_sources: Sequence[Path]) -> None:
+def templates_version() -> str:
+    """Hash of the page's templates, styles and scripts: they decide it as much as the code does."""
+    return " ".join(provenance.sha256(path)[:16] for path in sorted(TEMPLATES.iterdir()) if path.is_file())
+
+
+def seal(
+    folder: Path, record: Mapping, fingerprint: str, picture_sources: Sequence[Path], pages: Sequence[str] = ()
+) -> None:
     """Write the manifest: from now on the report is known to be whole and what it was made from."""
-    made = [TABLE, PICTURE] if picture_sources else [TABLE]
+    made = [TABLE, *([PICTURE] if picture_sources else []), *pages]
     more = {
         "fingerprint": fingerprint,
         "outputs": {name: provenance.sha256(folder / name) for name in made},
