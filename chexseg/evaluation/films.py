@@ -29,7 +29,7 @@ Masks = Mapping[str, Mapping]  # task -> run-length mask
 
 @dataclass(frozen=True)
 class Source:
-    """Whose outlines: a `key` for links, a title, one of `KINDS`, and the masks by image id."""
+    """Whose outlines: a `key` for links (without a comma), a title, one of `KINDS`, and the masks by image id."""
 
     key: str
     title: str
@@ -90,7 +90,8 @@ def content(room: Room, image: str, peaks: Mapping[str, float]) -> tuple[dict[st
     pixels = room.read(image)
     if pixels.ndim != 2:
         raise DataError(f"{image}: expected one grey film, found shape {pixels.shape}")
-    shape = fit_shape(*pixels.shape, SIDE) if max(pixels.shape) > SIDE else pixels.shape
+    height, width = pixels.shape
+    shape = fit_shape(height, width, min(SIDE, max(height, width)))
     shown = pixels if shape == pixels.shape else cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA)
     found: dict[str, Any] = {"size": [int(n) for n in shape], "original": [int(n) for n in pixels.shape]}
     found["outlines"] = [_outlines(source.masks.get(image), room.tasks, shape) for source in room.sources]
@@ -118,7 +119,10 @@ def _on_one_grid(room: Room, image: str) -> list[Masks | None]:
     """Each source's masks of the film at the expert's size, or the first source's; None where it lacks the film."""
     entries = [source.masks.get(image) for source in room.sources]
     order = sorted(range(len(entries)), key=lambda i: KINDS.index(room.sources[i].kind))
-    size = next((tuple(m["size"]) for i in order for m in (entries[i] or {}).values()), None)
+    sizes = ((int(m["size"][0]), int(m["size"][1])) for i in order for m in (entries[i] or {}).values())
+    size = next(sizes, None)
+    if size is None:  # no mask of any source
+        return list(entries)
     return [None if one is None else {task: _fitted(m, size) for task, m in one.items()} for one in entries]
 
 

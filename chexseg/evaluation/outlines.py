@@ -13,12 +13,18 @@ import numpy as np
 from contourpy import contour_generator
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-TOLERANCE = 1.0  # half pixels that a thinned outline may be off
+TOLERANCE = 1.0  # half pixels that a thinned outline may be off, on a film of FINE pixels or more
+FINE = 400
 _MORE, _LOW = 32, 31
 
 
-def trace(mask: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
-    """(h, w), non-zero = inside -> closed polygons (n, 2) of x, y in half pixels, int64."""
+def trace(mask: np.ndarray, tolerance: float | None = None) -> list[np.ndarray]:
+    """(h, w), non-zero = inside -> closed polygons (n, 2) of x, y in half pixels, int64.
+
+    tolerance: by default that of the film's size, so that a small one, shown large, keeps its corners. 0 keeps all.
+    """
+    if tolerance is None:
+        tolerance = TOLERANCE * min(1.0, max(mask.shape) / FINE)
     inside = np.asarray(mask) != 0
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     if not len(rows):
@@ -26,8 +32,8 @@ def trace(mask: np.ndarray, tolerance: float = TOLERANCE) -> list[np.ndarray]:
     y, x = rows[0], columns[0]  # the box around the mask: lungs are a quarter of a film, a lesion a hundredth
     padded = np.pad(inside[y : rows[-1] + 1, x : columns[-1] + 1].astype(np.float64), 1)
     polygons = []
-    for line in contour_generator(z=padded, name="serial").lines(0.5):
-        corners = np.rint(2 * (line + (x, y)) - 1).astype(np.int32)[:-1]  # the last repeats the first
+    for line in contour_generator(z=padded, name="serial", line_type="Separate").lines(0.5):
+        corners = np.rint(2 * (np.asarray(line) + (x, y)) - 1).astype(np.int32)[:-1]  # the last repeats the first
         thinned = cv2.approxPolyDP(corners[:, None], tolerance, True)[:, 0] if tolerance else corners
         polygons.append((thinned if len(thinned) > 2 else corners).astype(np.int64))
     return polygons

@@ -78,9 +78,12 @@ def report_room(
     """The reading room of a test set below `image_dir`, all films that the expert judged, and their paths."""
     paths = {image: chexpert.find_image(image_dir, image) for image in truth}
     sources = [Source("expert", "Expert", films.EXPERT, truth)]
-    sources += [Source(name, short(name), films.READER, masks) for name, masks in methods.items() if name == HUMAN]
-    sources += [Source(name, short(name), films.METHOD, masks) for name, masks in methods.items() if name != HUMAN]
-    sources += [Source(f"pseudo {name}", name, films.PSEUDO, masks) for name, masks in pseudo.items()]
+    for name, masks in sorted(methods.items(), key=lambda pair: pair[0] != HUMAN):
+        kind = films.READER if name == HUMAN else films.METHOD
+        sources.append(Source(name.replace(",", " "), short(name), kind, masks))
+    for name, masks in pseudo.items():
+        title = name if name.lower().startswith("pseudo") else f"Pseudo masks, {name}"
+        sources.append(Source(f"pseudo {name}".replace(",", " "), title, films.PSEUDO, masks))
     room = Room(list(truth), tuple(tasks), sources, lambda image: read_image(paths[image]), maps)
     return room, list(paths.values())
 
