@@ -142,14 +142,13 @@ Object.assign(ReadingRoom.prototype, {
       : $("stretch").checked ? "0 to the film's own maximum" : `0 to ${room.peaks[task].toPrecision(2)}, the largest of all films`;
     $("legend").replaceChildren(...(one ? [] : room.tasks.map((name, i) => this.legendItem(name, i))));
     if (!film || !this.loaded) return;
-    const areas = $("areas") ? Number($("areas").value) : -1;
     const words = [film.id, one ? room.tasks[task] : "all findings"];
     this.on.forEach((k) => {
       const value = iouOf(room, film, k, task);
       if (film.has[k] === null) words.push(`${room.sources[k].title}: no mask of this film`);
       else if (value !== null && room.sources[k].kind !== "expert") words.push(`${room.sources[k].title}: IoU ${number(value)}`);
     });
-    if (areas >= 0) words.push(`areas: ${this.shares(areas)}`);
+    if (this.areas >= 0) words.push(`areas: ${this.shares(this.areas)}`);
     $("caption").textContent = words.join(" · ");
     this.canvas.setAttribute("aria-label", `X-ray ${words.join(", ")}`);
     this.describeFindings();

@@ -37,6 +37,8 @@ class ReadingRoom {
 
   get task() { return Number($("finding").value); }
   get on() { return this.room.sources.map((_, i) => i).filter((i) => $(`source-${i}`).checked); }
+  /** The source whose right, missed and false areas are shown; -1: nobody's. */
+  get areas() { return $("areas") ? Number($("areas").value) : -1; }
   get film() { return this.room.films[this.shown]; }
 
   // ---- The list ----------------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ class ReadingRoom {
     }
     return {
       film: this.windowed, size: loaded.size, drawn: $("outlines").checked ? drawn : [],
-      heat: $("map").checked && one ? this.heat() : null, pairs: this.pairs(side ? sources[0] : Number($("areas").value)),
+      heat: $("map").checked && one ? this.heat() : null, pairs: this.areas < 0 ? null : this.pairs(side ? sources[0] : this.areas),
       title: side ? this.room.sources[sources[0]].title : "",
     };
   }
@@ -239,7 +241,7 @@ class ReadingRoom {
   /** Outlines of the expert and of a source, for the areas; null where none are asked for. */
   pairs(source) {
     const expert = expertOf(this.room), {loaded, task} = this;
-    if (!$("areas") || Number($("areas").value) < 0 || source === expert || !loaded.paths[source] || !loaded.paths[expert]) return null;
+    if (source === expert || !loaded.paths[source] || !loaded.paths[expert]) return null;
     const tasks = task === ALL ? this.room.tasks.map((_, i) => i) : [task];
     return tasks.filter((i) => isKnown(this.film, i)).map((i) => [loaded.paths[expert].get(i), loaded.paths[source].get(i)]);
   }
