@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     pseudo_help = "masks JSON of pseudo masks of the test set, for the page and, the first, for the picture; repeat"
     add("--pseudo", type=masks, action="append", default=[], metavar="[NAME=]FILE", help=pseudo_help)
     cli.add_boolean(parser, "--page", default=True, help="write index.html too, where a picture is drawn")
+    add("--style", choices=report.STYLES, help="also write figures for papers, as PNG and PDF, to figures/ [none]")
     add("--runs", type=Path, help="folder whose logs and records the page tells of [$OBJ_EFFICIENCY_BASE_PATH]")
     add("--num_examples", type=cli.non_negative_int, default=4, help="images in the picture; 0 draws none")
     add("--examples", nargs="+", default=None, metavar="ID", help="these images in the picture [a varied choice]")
@@ -117,13 +118,19 @@ def main(args: argparse.Namespace) -> None:
             folder / report.PICTURE, found, truth, methods, sources, examples=args.examples, count=args.num_examples
         )
         shown += [maps.path] if maps else []
+        if args.style:
+            pages = report.write_figures(folder, found, args.style)
+            for sheet in ("figures/sheet.png", "figures/sheet.pdf"):
+                options = {"examples": args.examples, "count": args.num_examples, "style": args.style}
+                report.draw(folder / sheet, found, truth, methods, sources, **options)
+                pages.append(sheet)
         if args.page:
             from chexseg.evaluation import page
 
             room, films = page.report_room(truth, methods, pseudo, tasks, image_dir, maps)
             runs = args.runs or constants.base_dir(create=False)
             run = page.collect_run(folder, found, truth_path, paths, [*pseudo_paths.values()], runs, record)
-            pages = page.write_report(folder, run, room)
+            pages += page.write_report(folder, run, room)
             shown = [*dict.fromkeys([*shown, *films])]
     report.seal(folder, record, fingerprint, shown, pages)
     log.info("%s: %s", folder, ", ".join(["table.csv", "table.md", *(["sheet.png"] if shown else []), *pages]))

@@ -18,19 +18,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+from chexseg.evaluation.figure import METADATA
 from chexseg.runtime.files import atomic
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b5b5b", "#e69f00")
 DARK_COLOURS = ("#56b4e9", "#ff8a3d", "#2fe0a0", "#ff9fd3", "#ffe95c", "#9fc5ff", "#c0c6ce", "#ffb000")
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-_INK = {"light": ("#14181f", "#ffffff", "#d5dae1", "#4a5361"), "dark": ("#f0f2f5", "#0d1014", "#353e49", "#aeb7c2")}
-STYLES = tuple(_INK)
+INK = {"light": ("#14181f", "#ffffff", "#d5dae1", "#4a5361"), "dark": ("#f0f2f5", "#0d1014", "#353e49", "#aeb7c2")}
+STYLES = tuple(INK)
 DPI = 300  # of the PNG: what journals ask for
 
 
-def _settings(style: str) -> dict[str, Any]:
-    ink, paper, line, soft = _INK[style]
+def settings(style: str) -> dict[str, Any]:
+    ink, paper, line, soft = INK[style]
     return {
         "axes.edgecolor": soft, "axes.facecolor": paper, "axes.labelcolor": ink, "axes.titlecolor": ink,
         "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
@@ -45,17 +46,17 @@ def _settings(style: str) -> dict[str, Any]:
 @contextmanager
 def _styled(style: str) -> Iterator[Sequence[str]]:
     """matplotlib in a style; gives its colours."""
-    with matplotlib.rc_context(_settings(style)):
+    with matplotlib.rc_context(settings(style)):
         yield DARK_COLOURS if style == "dark" else COLOURS
 
 
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `path` with the suffixes .png and .pdf. The same figure gives the same bytes."""
-    written = []
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None, "Producer": None})):
-        target = path.with_name(path.name + suffix)
+    written: list[Path] = []
+    for suffix, metadata in METADATA.items():
+        target = path.with_name(f"{path.name}.{suffix}")
         with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(target) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=DPI, metadata=metadata, facecolor=figure.get_facecolor())
+            figure.savefig(temporary, format=suffix, dpi=DPI, metadata=metadata, facecolor=figure.get_facecolor())
         written.append(target)
     return written
 
@@ -81,7 +82,7 @@ def forest(
             fill = colours[0] if clear or not zero else axes.get_facecolor()
             axes.plot([value], [place], "s", color=colours[0], markerfacecolor=fill, markersize=6.5)
         if zero:
-            axes.axvline(0, color=_INK[style][0], linewidth=1)
+            axes.axvline(0, color=INK[style][0], linewidth=1)
         else:
             axes.set_xlim(left=0)
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
@@ -108,8 +109,8 @@ def training(
             epochs, values = zip(*points, strict=True)
             axes.plot(epochs, values, "-o", color=colour, markersize=3.5 if len(points) < 40 else 0, linewidth=1.6)
             if best in epochs:
-                axes.axvline(best, color=_INK[style][3], linestyle=":", linewidth=1.2)
-                axes.plot([best], [values[epochs.index(best)]], "*", color=_INK[style][0], markersize=11, zorder=5)
+                axes.axvline(best, color=INK[style][3], linestyle=":", linewidth=1.2)
+                axes.plot([best], [values[epochs.index(best)]], "*", color=INK[style][0], markersize=11, zorder=5)
             axes.set_title(title)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -143,7 +144,7 @@ def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
         axes.set_xlim(left=0)
         axes.grid(False, axis="y")
         for place in range(1, len(tasks)):
-            axes.axhline(place - 0.5, color=_INK[style][2], linewidth=0.6)
+            axes.axhline(place - 0.5, color=INK[style][2], linewidth=0.6)
         axes.set_xlabel("IoU with the expert")
         figure.legend(loc="outside upper center", ncols=min(len(names), 4))
     return figure

@@ -110,7 +110,7 @@ def write_report(folder: Path, run: Run, room: Room, *, title: str = "CheXseg re
     entries = _entries(room)
     quality = summary.quality(run.quality) if run.quality else None
     told = {
-        "summary": summary.summarise(run.comparison, run.truth.name, run.paths, run.history),
+        "summary": summary.summarise(run.comparison, run.truth, run.paths, run.history),
         "pseudo": {**(quality or {}), "examples": _examples(room, entries)},
         "trainings": summary.trainings(run.history),
         "origin": summary.origin(run.history, run.times, run.record),

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 TABLE, TEXT, PICTURE, TIMINGS, QUALITY = "table.csv", "table.md", "sheet.png", "timings.csv", "quality.csv"
 TEMPLATES = Path(__file__).with_name("templates")  # of the page, which `page` makes
-MANIFEST = "table.manifest.json"
+MANIFEST, BUDGET, FIGURES = "table.manifest.json", "label_budget.csv", "figures"
+STYLES = ("light", "dark")  # of figures for papers
 
 
 def is_current(folder: Path, fingerprint: str) -> str | None:
@@ -92,8 +93,12 @@ def draw(
     *,
     examples: Sequence[str] | None = None,
     count: int = 4,
+    style: str = "dark",
 ) -> list[Path]:
-    """Draw `examples`, or a varied choice of `count` images; those in every file are preferred. Returns their paths."""
+    """Draw `examples`, or a varied choice of `count` images; those in every file are preferred. Returns their paths.
+
+    A path that ends in .pdf gets a PDF, any other a PNG.
+    """
     from chexseg.data import chexpert
     from chexseg.data.images import read_image
     from chexseg.evaluation import figure
@@ -112,8 +117,30 @@ def draw(
         columns.append(figure.Column("Pseudo mask", sources.pseudo, against_truth=True))
     columns += [figure.Column(short(name), masks, against_truth=True) for name, masks in methods.items()]
     with atomic(path) as temporary:
-        figure.draw(temporary, images, truth, columns, comparison.tasks)
+        kind = "pdf" if path.suffix == ".pdf" else "png"
+        figure.draw(temporary, images, truth, columns, comparison.tasks, style=style, kind=kind)
     return list(paths.values())
+
+
+def write_figures(folder: Path, comparison: "Comparison", style: str) -> list[str]:
+    """Figures for a paper as PNG and PDF: mIoU and paired differences under every protocol; the quality of pseudo masks
+    and the label budget where quality.csv and label_budget.csv lie in `folder`. Returns their names there."""
+    import pandas as pd
+
+    from chexseg.evaluation import charts, summary
+
+    made = {}
+    for protocol in comparison.scores:
+        made[f"miou_{protocol}"] = charts.forest(summary.means(comparison, protocol), "mIoU", style=style)
+        if rows := [(label, *values) for label, values, _ in summary.differences(comparison, protocol)]:
+            label = "paired difference of mIoU"
+            made[f"differences_{protocol}"] = charts.forest(rows, label, zero=True, style=style)
+    if (frame := summary.read_quality(folder / QUALITY)) is not None:
+        made["quality"] = charts.quality(frame, style=style)
+    if (folder / BUDGET).is_file():
+        made["label_budget"] = charts.label_budget(pd.read_csv(folder / BUDGET), style=style)
+    written = [path for name, one in made.items() for path in charts.save(one, folder / FIGURES / name)]
+    return [f"{FIGURES}/{path.name}" for path in written]
 
 
 def templates_version() -> str:

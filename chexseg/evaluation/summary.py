@@ -14,11 +14,10 @@ import pandas as pd
 
 from chexseg.evaluation import bootstrap, charts, records
 from chexseg.evaluation.comparison import Comparison
-from chexseg.evaluation.methods import DIFFERENCES, HUMAN, METHODS, REFERENCES, short, title
+from chexseg.evaluation.methods import DIFFERENCES, HUMAN, METHODS, REFERENCES, short
 from chexseg.runtime.progress import duration
 
 Content = dict[str, Any]
-QUALITY_COLUMNS = ("source", "gate", "task", "iou", "lower", "upper", "precision", "recall", "n_images", "n_positive")
 
 
 def number(value: float, form: str = ".3f") -> str:
@@ -55,11 +54,11 @@ def picture(figure: Any, alt: str, caption: str) -> Content:
 # ---- Scores ----------------------------------------------------------------------------------------------------------
 
 
-def summarise(found: Comparison, truth: str, paths: Mapping[str, Path], history: records.History) -> Content:
+def summarise(found: Comparison, truth: Path, paths: Mapping[str, Path], history: records.History) -> Content:
     """The summary section: `truth` is the file of the experts' masks, `paths` the methods' files."""
     never = found.never_occur()
     notes = [f"Never in the ground truth, so shown but not scored: {', '.join(never)}"] if never else []
-    thresholds, choices = _thresholds(found.tasks, paths, history)
+    thresholds, choices = _thresholds(found.tasks, truth, paths, history)
     return {
         "lead": f"Agreement with the experts' masks on {len(found.images)} images of {found.num_patients} patients. "
         f"Intervals are 95% percentiles of {found.num_replicates} bootstrap replicates over patients (seed "
@@ -67,7 +66,7 @@ def summarise(found: Comparison, truth: str, paths: Mapping[str, Path], history:
         "protocols": [_protocol(found, name, meaning) for name, meaning in bootstrap.PROTOCOLS.items()],
         "images": {
             "ids": found.images,
-            "text": f"{len(found.images)} images of {found.num_patients} patients in {truth}.",
+            "text": f"{len(found.images)} images of {found.num_patients} patients in {truth.name}.",
         },
         "thresholds": thresholds,
         "choices": choices,
@@ -76,34 +75,33 @@ def summarise(found: Comparison, truth: str, paths: Mapping[str, Path], history:
 
 
 def _protocol(found: Comparison, name: str, meaning: str) -> Content:
-    by_method = found.scores[name]
-    means = [(short(method), *bootstrap.interval(scores.values[:, -1])) for method, scores in by_method.items()]
-    differences = _differences(found, name)
-    shown = [(label, *values) for label, values, _ in differences]
+    compared = differences(found, name)
+    shown = [(label, *values) for label, values, _ in compared]
+    miou = means(found, name)
     content: Content = {
         "name": name,
         "meaning": meaning,
         "iou": _iou(found, name),
         "ratios": _ratios(found, name),
         "means": picture(
-            charts.forest(means, "mIoU"),
+            charts.forest(miou, "mIoU"),
             "mIoU: "
             + "; ".join(
-                f"{label} {number(value)} ({number(low)} to {number(high)})" for label, value, low, high in means
+                f"{label} {number(value)} ({number(low)} to {number(high)})" for label, value, low, high in miou
             ),
             f"mIoU of each method with its 95% interval, protocol {name}.",
         ),
         "differences": None,
         "difference_table": None,
     }
-    if differences:
+    if compared:
         content["differences"] = picture(
             charts.forest(shown, "paired difference of mIoU", zero=True),
             "Paired differences of mIoU: "
             + "; ".join(f"{label} {number(value, '+.3f')}" for label, value, _, _ in shown),
             "Paired differences of mIoU with 95% intervals. A filled square: the interval leaves out 0.",
         )
-        rows = [row(label, [_cell(values, "+.3f"), *_plain(share)]) for label, values, share in differences]
+        rows = [row(label, [_cell(values, "+.3f"), *_plain(share)]) for label, values, share in compared]
         content["difference_table"] = table(
             "Paired differences of mIoU", ["first − second", "difference (95% interval)", "replicates above 0"], rows
         )
@@ -120,7 +118,7 @@ def _iou(found: Comparison, protocol: str) -> Content:
         best = max(rivals) if len(rivals) > 1 else None
         cells = [_cell(value, best=value[0] == best and name != HUMAN) for name, value in values.items()]
         rows.append(row(task, [*_plain(positive[column]), *cells], total=task == "mIoU"))
-    header = ["Finding", "images with it", *(title(name) for name in by_method)]
+    header = ["Finding", "images with it", *(short(name) for name in by_method)]
     return table(f"IoU with 95% intervals, protocol {protocol}; best method in bold", header, rows)
 
 
@@ -138,17 +136,24 @@ def _ratios(found: Comparison, protocol: str) -> Content | None:
             for other, values in zip(references, ratios, strict=True)
         ]
         paper = f"{METHODS[name].paper_ratio:.3g}" if name in METHODS else "–"
-        rows.append(row(title(name), [*_plain(number(scores.values[0, -1])), *cells, *_plain(paper)]))
+        rows.append(row(short(name), [*_plain(number(scores.values[0, -1])), *cells, *_plain(paper)]))
     header = [
         "Method",
         "mIoU",
-        *(f"relative to {title(name)}" for name in references),
+        *(f"relative to {short(name)}" for name in references),
         "in the paper (Gadgil et al. 2021)",
     ]
     return table("mIoU relative to weak supervision, ours and the paper's", header, rows)
 
 
-def _differences(found: Comparison, protocol: str) -> list[tuple[str, tuple[float, float, float], str]]:
+def means(found: Comparison, protocol: str) -> list[tuple[str, float, float, float]]:
+    """mIoU of each method with its interval: name, value, lower, upper."""
+    by_method = found.scores[protocol]
+    return [(short(name), *bootstrap.interval(scores.values[:, -1])) for name, scores in by_method.items()]
+
+
+def differences(found: Comparison, protocol: str) -> list[tuple[str, tuple[float, float, float], str]]:
+    """Paired differences of mIoU: names, (value, lower, upper), share of the replicates above 0."""
     by_method, rows = found.scores[protocol], []
     for first, second in DIFFERENCES:
         if first in by_method and second in by_method:
@@ -160,35 +165,39 @@ def _differences(found: Comparison, protocol: str) -> list[tuple[str, tuple[floa
 
 
 def _thresholds(
-    tasks: Sequence[str], paths: Mapping[str, Path], history: records.History
+    tasks: Sequence[str], truth: Path, paths: Mapping[str, Path], history: records.History
 ) -> tuple[Content | None, list[str]]:
     """The table of thresholds, and a sentence a method on what its epoch and thresholds were chosen."""
-    rows, choices = [], []
+    columns, choices = {}, []
     for name, path in paths.items():
         values = records.thresholds(path)
         training = next((one for one in history.trainings if one.folder == path.resolve().parent), None)
         if values is not None and len(values) == len(tasks):
-            rows.append(row(short(name), _plain(*(f"{value:.2f}" for value in values))))
+            columns[short(name)] = values
         if training is None or training.stage is None:
-            choices.append(f"{short(name)}: no record of how its masks were made lies beside {path.name}")
+            choices.append(f"{short(name)}: no record of a training lies beside {path.name}")
             continue
         chosen_on = training.stage.values("paths").get("eval_masks_path")
-        where = f"on the masks of {Path(chosen_on).name}" if isinstance(chosen_on, str) else "on its validation masks"
+        where = f"the masks of {Path(chosen_on).name}" if isinstance(chosen_on, str) else "its validation masks"
+        if isinstance(chosen_on, str) and Path(chosen_on).resolve() == truth.resolve():
+            where += ", the very masks that it is scored against here: no test"
         common = training.stage.values("arguments").get("valid_common_pathologies")
         how = "the common findings' mean IoU" if common else "pooled mIoU"
-        choices.append(
-            f"{short(name)}: epoch {training.best} of {len(training.log)} and its thresholds by {how} {where}, "
-            "never on test images"
-        )
-    found = table("Thresholds on the networks' probabilities", ["Method", *tasks], rows) if rows else None
+        epoch = f"epoch {training.best} of {len(training.log)}"
+        choices.append(f"{short(name)}: {epoch} and its thresholds were chosen by {how} on {where}")
+    rows = [
+        row(task, _plain(*(f"{values[number]:.2f}" for values in columns.values())))
+        for number, task in enumerate(tasks)
+    ]
+    found = table("Thresholds on the networks' probabilities", ["Finding", *columns], rows) if columns else None
     return found, choices
 
 
 # ---- Pseudo masks ----------------------------------------------------------------------------------------------------
 
 
-def quality(path: Path) -> Content | None:
-    """The quality report of pseudo masks as figure and tables; None where there is none or its columns differ."""
+def read_quality(path: Path) -> pd.DataFrame | None:
+    """The quality report of pseudo masks; None where there is none or its columns differ."""
     if not path.is_file():
         return None
     try:
@@ -199,6 +208,14 @@ def quality(path: Path) -> Content | None:
         return None
     for name in ("iou", "lower", "upper", "precision", "recall"):
         frame[name] = pd.to_numeric(frame[name], errors="coerce") if name in frame else np.nan
+    return frame
+
+
+def quality(path: Path) -> Content | None:
+    """The quality report as figure and tables; None where there is none."""
+    frame = read_quality(path)
+    if frame is None:
+        return None
     tables = []
     for gate, rows in frame.groupby(frame["gate"].fillna("") if "gate" in frame else [""] * len(frame), sort=False):
         tables.append(_quality_table(str(gate), rows))

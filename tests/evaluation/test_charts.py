@@ -79,7 +79,7 @@ def test_a_training_without_scores_has_no_empty_panel():
 @pytest.mark.parametrize("style", charts.STYLES)
 def test_series_can_be_told_apart(style):
     """3 to 1 with the paper for lines (WCAG 1.4.11), 7 to 1 for words; markers and dashes differ too."""
-    ink, paper, _, soft = charts._INK[style]
+    ink, paper, _, soft = charts.INK[style]
     colours = charts.DARK_COLOURS if style == "dark" else charts.COLOURS
     assert contrast(ink, paper) > 7 and contrast(soft, paper) > 4.5
     assert all(contrast(colour, paper) > 3 for colour in colours[:5])
