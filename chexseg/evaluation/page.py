@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 import jinja2
 from markupsafe import Markup
 
-from chexseg import __version__
 from chexseg.data import chexpert
 from chexseg.data.images import read_image
 from chexseg.errors import DataError
@@ -26,6 +25,7 @@ from chexseg.evaluation.films import Masks, Room, Source
 from chexseg.evaluation.hits import Maps
 from chexseg.evaluation.methods import HUMAN, short
 from chexseg.evaluation.report import QUALITY, TEMPLATES, TIMINGS
+from chexseg.runtime import provenance
 from chexseg.runtime.files import atomic
 
 NAME = "index.html"
@@ -157,7 +157,7 @@ def _write_pages(
         text = template.render(
             told,
             title=title if first else f"{title}, page {number + 1}",
-            version=__version__,
+            version=provenance.versions()["chexseg"],
             sections=sections if first else (ROOM,),
             style=style,
             script=script,
