@@ -88,9 +88,9 @@ def data_dir() -> Path:
     return _folder("CHEXPERT_DATA_DIR")
 
 
-def base_dir() -> Path:
+def base_dir(*, create: bool = True) -> Path:
     """The folder that everything is written to."""
-    return _folder("OBJ_EFFICIENCY_BASE_PATH", create=True)
+    return _folder("OBJ_EFFICIENCY_BASE_PATH", create=create)
 
 
 def gt_dir(*, create: bool = False) -> Path:

@@ -88,9 +88,7 @@ def main(args: argparse.Namespace) -> None:
             sample=args.sample,
         )
         rows += maps.rows
-        places = pipeline.Places(
-            base, truth, checkpoint, maps.run, base / "test_cams" / maps.run.name, sets.annotations
-        )
+        places = pipeline.Places(base, truth, checkpoint, maps.run, maps.test_run, sets.annotations)
         made = [path for path in places.networks if path.is_file()]
         rows += networks(made) if made else []
         rows += checks.room(base, pipeline.bytes_needed(sets.counts, settings))

@@ -96,10 +96,11 @@ def maps(checks: Checks, run: Path, ids: Sequence[str], tasks: Sequence[str], *,
 
 @dataclass
 class Runs:
-    """Rows about the classifier and its maps, and the run folder that holds those of the training set."""
+    """Rows about the classifier and its maps, and the run folders that hold those of the training and the test set."""
 
     rows: list[Check]
     run: Path
+    test_run: Path
 
 
 def classifier_and_maps(
@@ -134,15 +135,14 @@ def classifier_and_maps(
         elif others and expected not in others:
             detail = f"none of {expected.name}, which the checkpoint would have; there are {some(others)}"
             checks.add(ODD, "saliency maps", detail, "name one with --map_dir")
-    for what, folder, split in (
-        ("saliency maps", run, "train"),
-        ("test maps", base / "test_cams" / run.name, "test"),
-    ):
+    of_run, of_checkpoint = base / "test_cams" / run.name, base / "test_cams" / name
+    test_run = of_run if of_run.is_dir() else of_checkpoint
+    for what, folder, split in (("saliency maps", run, "train"), ("test maps", test_run, "test")):
         if (folder / "cams").is_dir() or (folder / saliency_store.STORE).is_file():
             if not any((folder / "cams").glob("saliency.h5")) and (folder / "cams" / ".saliency.h5.parts").is_dir():
                 continue  # half-made: the stage's state says so
             maps(checks, folder, ids.get(split, ()), tasks, sample=sample, what=what)
-    return Runs(checks.rows, run)
+    return Runs(checks.rows, run, test_run)
 
 
 def runs(base: Path) -> list[Path]:

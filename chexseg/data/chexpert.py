@@ -40,7 +40,7 @@ def split_csv(data_dir: Path, split: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise DataError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR")
+    raise DataError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR, or run doctor.py")
 
 
 def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, str]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, compress
 from pathlib import Path
 from time import perf_counter
 
@@ -136,7 +136,8 @@ def label_file(
     checks.add(ODD if never else OK, f"{split} labels", detail + (f"; nobody has {some(never)}" if never else ""))
     images = chexpert.ImageSet(data_dir, frontal, csv=path)
     seconds = image_files(checks, f"{split} images", images.ids, images.path, sample=sample, seed=seed)
-    present = {name: {t for t in names.tasks if frontal.at[name, t] == 1} for name in images.ids}
+    positive = (frontal[list(names.tasks)] == 1).to_numpy()
+    present = {name: set(compress(names.tasks, row)) for name, row in zip(images.ids, positive, strict=True)}
     return Films(images.ids, present, seconds)
 
 

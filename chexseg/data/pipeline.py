@@ -3,7 +3,6 @@ that takes. `reproduce.sh paper` runs these; `doctor.py` shows them before.
 """
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from chexseg.runtime.progress import duration
 
 FINISHED, BEGUN, UNRECORDED, TO_DO = "finished", "begun", "there, unknown from what", "to do"
 BOUNDARY_NETWORK = "best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth"
+NETWORKS = (".pth", ".ckpt", ".pt")
 METHODS = ("weak_cam", "weak_irnet", "full", "chexseg")
 
 
@@ -257,34 +257,46 @@ def state(stage: Stage) -> str:
 
 
 def _state(output: Path) -> str:
+    if output.suffix in NETWORKS:
+        return _training_state(output)
     if not output.is_file():
         parts = output.with_name(f".{output.name}.parts")
-        made = [path.name for path in parts.glob("*-of-*") if path.suffix != ".json"] if parts.is_dir() else []
-        if made:
-            return f"{BEGUN}: {len(made)} of {int(made[0].rpartition('-of-')[2])} shards"
-        trained = output.with_name(output.name + ".training"), output.parent
-        is_network = output.suffix in (".pth", ".ckpt", ".pt")
-        return BEGUN if is_network and any((folder / "checkpoint.pt").is_file() for folder in trained) else TO_DO
-    manifest = provenance.manifest_path(output)
+        made = [path.name for path in parts.glob("*-of-*") if path.suffix != ".json"]
+        return f"{BEGUN}: {len(made)} of {int(made[0].rpartition('-of-')[2])} shards" if made else TO_DO
+    size = _read(provenance.manifest_path(output)).get("output", {}).get("size")
+    return FINISHED if size == output.stat().st_size else UNRECORDED
+
+
+def _training_state(output: Path) -> str:
+    """Of a network. Its record stands beside it, or in the folder of its training."""
+    beside = provenance.manifest_path(output), output.parent / "args.json"
+    of_boundaries = output.parent / output.stem.removeprefix("best_")
+    folders = output.with_name(f"{output.name}.training"), output.parent, of_boundaries
+    if not output.is_file():
+        return BEGUN if any((folder / "checkpoint.pt").is_file() for folder in folders) else TO_DO
+    record = next((path for path in (*beside, of_boundaries / "args.json") if path.is_file()), None)
+    if record and "finished" in _read(record):
+        return FINISHED
+    return BEGUN if record and any((folder / "checkpoint.pt").is_file() for folder in folders) else UNRECORDED
+
+
+def _read(path: Path) -> dict:
+    """A record; empty where it cannot be read."""
     try:
-        if manifest.is_file():
-            made_as = json.loads(manifest.read_text()).get("output", {})
-            same = made_as.get("size") in (None, output.stat().st_size)
-            return FINISHED if same else UNRECORDED
-        record = json.loads((output.parent / "args.json").read_text())
-        return FINISHED if "finished" in record else BEGUN
-    except (OSError, ValueError, AttributeError):
-        return UNRECORDED
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def blocked(stages: Sequence[Stage], stopping: Sequence[Check]) -> dict[str, str]:
-    """Why each stage cannot run: an input that a check found missing or bad, or a stage before it that is blocked. A
-    finished stage, or one whose file is there, blocks nobody."""
+    """The check that each blocked stage waits for: its own input's, or that of a stage before it. A finished stage, or
+    one whose file is there, is not blocked and blocks nobody."""
     problems: dict[str, str] = {}
     for check in reversed(stopping):
         # `train labels` and `train images` are both about `train`.
         for name in (check.what, check.what.removesuffix(" labels").removesuffix(" images")):
-            problems[name] = f"{check.what}: {check.detail}"
+            problems[name] = check.what
     reasons: dict[str, str] = {}
     for stage in stages:
         if state(stage) not in (FINISHED, UNRECORDED):
@@ -305,7 +317,7 @@ def table(stages: Sequence[Stage], reasons: Mapping[str, str]) -> str:
         left = "" if how_far == FINISHED or not stage.seconds else f"about {duration(stage.seconds)}"
         text = how_far
         if stage.name in reasons:
-            text = f"BLOCKED by {textwrap.shorten(reasons[stage.name], 70, placeholder=' ...')}"
+            text = f"BLOCKED by {reasons[stage.name]}, see above"
         images = f"{stage.images} images" if stage.images else ""
         lines.append(f"  {number:2} {stage.name:{width}}  {images:>14}  {left:>18}  {text}".rstrip())
     work = sum(stage.seconds for stage in stages if state(stage) != FINISHED and stage.name not in reasons)

@@ -64,3 +64,8 @@ def named_file(text: str) -> tuple[str, Path]:
     if not (name and equals and path):
         raise argparse.ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
     return name, Path(path)
+
+
+def file_or_named(text: str) -> tuple[str, Path]:
+    """argparse type for FILE (with an empty name) or NAME=FILE."""
+    return ("", Path(text)) if "=" not in text or Path(text).is_file() else named_file(text)

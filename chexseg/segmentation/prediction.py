@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,7 +94,30 @@ def predict(
     """
     if present is None:
         present = np.ones((len(dataset), len(spec.tasks)), bool)
-    limits = np.where(present, thresholds, np.inf)
+    limits = iter(np.where(present, thresholds, np.inf))  # the samples come in order
+    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "num_workers": num_workers}
+    with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
+        for samples in probabilities(model, spec, dataset, rows=rows, device=device, **options):
+            jobs = [
+                pool.submit(original_masks, planes, tuple(sample["size"].tolist()), next(limits))
+                for sample, planes in samples
+            ]
+            for (sample, _), job in zip(samples, jobs, strict=True):
+                yield sample["id"], dict(zip(spec.tasks, job.result(), strict=True))
+
+
+def probabilities(
+    model: nn.Module,
+    spec: SegmentationSpec,
+    dataset: Originals,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str = "auto",
+    num_workers: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[list[tuple[dict, np.ndarray]]]:
+    """For each batch of `predict`: its samples, as `dataset` gives them, with their probabilities (C, S, S)."""
     rows = range(len(dataset)) if rows is None else rows
     index_of = {row: index for index, row in enumerate(rows)}
     batches = [[None if row is None else index_of[row] for row in slots] for slots in fixed_slots(rows, batch_size)]
@@ -101,15 +125,12 @@ def predict(
     firsts = [next(index for index in slots if index is not None) for slots in batches]
     plan = [[Draw(first if i is None else i) for i in slots] for slots, first in zip(batches, firsts, strict=True)]
     loader = Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
-    with closing(loader), ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
-        for used, indices, batch in zip(in_use, batches, loader(plan), strict=True):
+    with closing(loader):
+        for used, batch in zip(in_use, loader(plan), strict=True):
             with torch.inference_mode(), autocast(device, precision):
                 logits = model(normalise(batch["image"].to(device, non_blocking=True), spec.normalisation))
-            probabilities = logits.float().sigmoid().cpu().numpy()
-            sizes = [tuple(size) for size in batch["size"].tolist()]
-            jobs = [pool.submit(original_masks, probabilities[i], sizes[i], limits[indices[i]]) for i in used]
-            for i, job in zip(used, jobs, strict=True):
-                yield batch["id"][i], dict(zip(spec.tasks, job.result(), strict=True))
+            planes = logits.float().sigmoid().cpu().numpy()
+            yield [({key: values[i] for key, values in batch.items()}, planes[i]) for i in used]
 
 
 def original_masks(
