@@ -8,6 +8,7 @@ from chexseg.runtime import cli
 GATES = ("labels", "probability", "none")
 UNCERTAIN = ("present", "absent", "unknown")
 CONTRADICTIONS = ("empty", "unknown")
+GATE_OPTIONS = ("gate", "uncertain", "uncertain_is_present", "gate_probability")
 WALK = ("beta", "exp_times", "radius", "threshold")
 
 
