@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from chexseg.data import task_counts
 from chexseg.data.mask_files import MaskFile, MaskShards
 from chexseg.irnet.films import Films
+from chexseg.irnet.gates import Gate
 from chexseg.runtime import distributed, shards
 
 if TYPE_CHECKING:
     import numpy as np
 
     from chexseg.irnet.pseudo_masks import Entry
+    from chexseg.irnet.walk_curves import Grid
 
 log = logging.getLogger(__name__)
 
@@ -64,3 +66,33 @@ def walk_masks(rows: Sequence[int], *, walk: Mapping[str, Any], device: str, **v
 
     walk_of = pseudo_masks.Walk(**walk)
     return pseudo_masks.walk_masks(rows, walk=walk_of, device=distributed.device(device), **values)
+
+
+def boundaries(rows: Sequence[int], *, device: str, **values: Any) -> "Iterator[np.ndarray]":
+    """`walk_tuning.boundaries` on the device that `--device` means."""
+    from chexseg.irnet import walk_tuning
+
+    return walk_tuning.boundaries(rows, device=distributed.device(device), **values)
+
+
+def walk_counts(
+    rows: Sequence[int],
+    *,
+    all_rows: Sequence[int],
+    boundaries: Path,
+    films: Films,
+    truth: MaskFile,
+    gate: Gate,
+    grid: "Grid",
+    num_workers: int = 0,
+) -> "Iterator[np.ndarray]":
+    """`walk_tuning.WalkCounter` of each row, with the boundaries of `all_rows` in an .npz file."""
+    import numpy as np
+
+    from chexseg.irnet import walk_tuning
+    from chexseg.runtime.workers import ordered_map
+
+    with np.load(boundaries) as file:
+        boundary_of = dict(zip(all_rows, file["boundaries"], strict=True))
+    present = gate.present(films.ids, films.tasks)
+    return ordered_map(walk_tuning.WalkCounter(films, boundary_of, truth, present, grid), rows, num_workers)
