@@ -80,7 +80,28 @@ def predict(
     num_workers: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Entry]:
-    """(image id, {task: RLE at the original size}) for each image, in order.
+    """(image id, {task: RLE at the original size}) for each image, in order. See `probability_maps`."""
+    options = {"batch_size": batch_size, "precision": precision, "num_workers": num_workers, "rows": rows}
+    with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
+        for batch in probability_maps([model], spec, dataset, device=device, **options):
+            jobs = [pool.submit(original_masks, found, size, thresholds) for _, found, size in batch]
+            for (name, _, _), job in zip(batch, jobs, strict=True):
+                yield name, dict(zip(spec.tasks, job.result(), strict=True))
+
+
+def probability_maps(
+    models: Sequence[nn.Module],
+    spec: SegmentationSpec,
+    dataset: Originals,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str = "auto",
+    num_workers: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[list[tuple[str, np.ndarray, tuple[int, int]]]]:
+    """(image id, probabilities (C, S, S) of the padded square, original size) of each image, batch by batch; the mean
+    of several networks.
 
     `rows` says where each image of `dataset` stands in the whole set, ascending. Fixed-size batches: row r always
     occupies slot r % batch_size, and a copy of the batch's first image fills each empty slot, so that a mask does not
@@ -93,15 +114,14 @@ def predict(
     firsts = [next(index for index in slots if index is not None) for slots in batches]
     plan = [[Draw(first if i is None else i) for i in slots] for slots, first in zip(batches, firsts, strict=True)]
     loader = Loader(dataset, num_workers=num_workers, pin_memory=device.type == "cuda")
-    with closing(loader), ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
+    with closing(loader):
         for used, batch in zip(in_use, loader(plan), strict=True):
+            image = normalise(batch["image"].to(device, non_blocking=True), spec.normalisation)
             with torch.inference_mode(), autocast(device, precision):
-                logits = model(normalise(batch["image"].to(device, non_blocking=True), spec.normalisation))
-            probabilities = logits.float().sigmoid().cpu().numpy()
+                logits = [model(image) for model in models]
+            probabilities = torch.stack([each.float().sigmoid() for each in logits]).mean(0).cpu().numpy()
             sizes = [tuple(size) for size in batch["size"].tolist()]
-            jobs = [pool.submit(original_masks, probabilities[i], sizes[i], thresholds) for i in used]
-            for i, job in zip(used, jobs, strict=True):
-                yield batch["id"][i], dict(zip(spec.tasks, job.result(), strict=True))
+            yield [(batch["id"][i], probabilities[i], sizes[i]) for i in used]
 
 
 def original_masks(probabilities: np.ndarray, size: tuple[int, int], thresholds: Sequence[float]) -> list[dict]:
