@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import DataError
 from chexseg.runtime import cli, provenance
-from chexseg.segmentation.choices import ENCODER_WEIGHTS_TYPES, LOSSES, encoder_file
+from chexseg.segmentation.choices import (
+    ENCODER_WEIGHTS_TYPES,
+    EXPERT_SPLITS,
+    LOSSES,
+    Files,
+    encoder_file,
+    training_files,
+)
 from chexseg.training.options import RunOptions
 from chexseg.training.run_record import Run
 
@@ -31,8 +38,6 @@ if TYPE_CHECKING:
 
 # Options that only say where things are: what is in the files counts, not their names.
 PLACES = "train_masks_path eval_masks_path ss_expert_annotations_masks_path ss_dnn_generated_masks_path encoder_weights"
-# Where to look for the images of experts' masks and of pseudo masks, in this order.
-EXPERT, PSEUDO = ("valid", "test", "train"), ("train", "valid", "test")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,27 +75,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Files = list[tuple[Path, tuple[str, ...]]]  # masks files, each with the splits in which to look for its images
-
-
-def mask_files(args: argparse.Namespace) -> tuple[Files, Files]:
-    """The masks files to train on: the experts' with --semi_supervised, else all; and pseudo masks."""
-    expert, pseudo = args.ss_expert_annotations_masks_path, args.ss_dnn_generated_masks_path
-    pair = {"--ss_expert_annotations_masks_path": expert, "--ss_dnn_generated_masks_path": pseudo}
-    single = {"--train_masks_path": args.train_masks_path}
-    wanted, unwanted = (pair, single) if args.semi_supervised else (single, pair)
-    mode = f"--semi_supervised {args.semi_supervised}"
-    if missing := [name for name, paths in wanted.items() if paths is None]:
-        raise UsageError(f"{mode} needs {missing[0]}")
-    if surplus := [name for name, paths in unwanted.items() if paths is not None]:
-        raise UsageError(f"{surplus[0]} does not go with {mode}")
-    if args.weighted and not args.semi_supervised:
-        raise UsageError("--weighted True needs --semi_supervised True")
-    if args.semi_supervised:
-        return [(path, EXPERT) for path in expert], [(path, PSEUDO) for path in pseudo]
-    return [(path, EXPERT if args.train_set == "valid" else PSEUDO) for path in args.train_masks_path], []
-
-
 def caches_of(files: Files, image_size: int, num_workers: int) -> list[SampleCache]:
     """The samples of masks files, decoded where they are not yet."""
     from chexseg.segmentation.dataset import build_caches
@@ -100,7 +84,17 @@ def caches_of(files: Files, image_size: int, num_workers: int) -> list[SampleCac
 
 
 def main(args: argparse.Namespace) -> None:
-    files = (*mask_files(args), [(path, EXPERT) for path in args.eval_masks_path])
+    files = (
+        *training_files(
+            args.train_masks_path,
+            args.ss_expert_annotations_masks_path,
+            args.ss_dnn_generated_masks_path,
+            semi_supervised=args.semi_supervised,
+            weighted=args.weighted,
+            train_set=args.train_set,
+        ),
+        [(path, EXPERT_SPLITS) for path in args.eval_masks_path],
+    )
     folder, size, workers = args.save_dir / args.experiment_name, args.image_size, args.num_workers
     encoder, weights, kind = args.encoder, args.encoder_weights, args.encoder_weights_type
     run = Run(
@@ -126,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.segmentation.training import SegmentationTrainer, check_scorable
     from chexseg.training import draws, loop
 
-    options, tasks, device = RunOptions.of(args), constants.LOCALIZATION_TASKS, distributed.device(args.device)
+    options, tasks, device = RunOptions.of(vars(args)), constants.LOCALIZATION_TASKS, distributed.device(args.device)
     normalisation = args.normalisation
     if normalisation == "auto":
         normalisation = networks.normalisation_for(weights, kind)

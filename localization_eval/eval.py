@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     gt_path = args.gt_path or constants.gt_dir() / "test_encoded.json"
     truth, predictions = (MaskFile(path, constants.ALIASES) for path in (gt_path, args.pred_path))
     output = args.output_path or args.pred_path.with_name(f"{args.pred_path.stem}_iou.csv")
-    films = film_list.read_list(args.all_images) if args.all_images else None
+    films = film_list.read_list(args.all_images, constants.ALIASES) if args.all_images else None
     if not any(image in predictions for image in [*truth, *(films or ())]):
         raise DataError(f"{args.pred_path}: none of its images is in {gt_path}; were they made from the same set?")
     maps = open_maps(args.map_dir) if args.map_dir else None

@@ -91,7 +91,7 @@ def cached_pixels(images: ImageSet, folder: Path, size: int, num_workers: int) -
         folder / sample_cache.cache_name(f"classifier_{size}", images.frame["Path"].tolist()),
         images.ids,
         prepare=partial(_decode, size),
-        given=images.path,
+        inputs_of=images.path,
         image_size=size,
         num_masks=0,
         record=record,

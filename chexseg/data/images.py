@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from chexseg.data import dicom_images
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
@@ -18,39 +21,49 @@ if TYPE_CHECKING:
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
+# The only decoders that a file may choose: Pillow has others, which start programs.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "JPEG2000")
+
+
+@dataclass(frozen=True)
+class Film:
+    """`pixels` (h, w) uint8, and millimetres between rows and columns where the file has them (see `dicom_images`)."""
+
+    pixels: np.ndarray
+    spacing: tuple[float, float] | None = None
+    spacing_at: str = ""
+
+
 def read_image(path: Path) -> np.ndarray:
-    """An X-ray as (H, W) uint8 grey: JPEG, PNG (8 or 16 bits) or DICOM. DataError for a missing or truncated file."""
+    """An X-ray as (H, W) uint8 grey: JPEG, PNG or TIFF (8 or 16 bits), or DICOM. DataError for a missing or damaged
+    file."""
+    return read_film(path).pixels
+
+
+def read_film(path: Path) -> Film:
+    """The same with the distance between pixels."""
     path = Path(path)
     try:
-        if path.suffix.lower() == ".dcm":
-            return _read_dicom(path)
-        with Image.open(path) as image:
-            if image.mode.startswith("I") or image.mode == "F":
-                return _to_uint8(np.asarray(image, dtype=np.float32))
-            return np.asarray(image.convert("L"))
+        if dicom_images.is_dicom(path):
+            image = dicom_images.read(path)
+            return Film(_to_uint8(image.pixels), image.spacing, image.spacing_at)
+        with Image.open(path, formats=FORMATS) as opened:
+            return Film(_grey(opened))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: cannot be decoded ({error}); fetch the file again or leave it out of the CSV"
-        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded ({error}); fetch the file again or leave it out") from error
 
 
-def _read_dicom(path: Path) -> np.ndarray:
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    try:
-        dataset = pydicom.dcmread(path)
-        pixels = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
-    except (InvalidDicomError, AttributeError, ValueError, RuntimeError) as error:
-        raise OSError(f"DICOM: {error}") from error
-    if pixels.ndim != 2:
-        raise OSError(f"DICOM: expected one grey frame, found shape {pixels.shape}")
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        pixels = pixels.max() - pixels
-    return _to_uint8(pixels)
+def _grey(image: Image.Image) -> np.ndarray:
+    if isinstance(image, TiffImageFile) and (pages := getattr(image, "n_frames", 1)) > 1:
+        raise OSError(f"{pages} pages; expected one film")
+    if image.mode.startswith("I") or image.mode == "F":
+        pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        # "White is zero": of 8 bits Pillow turns them round itself.
+        white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
+        return _to_uint8(pixels.max() - pixels if white_is_zero else pixels)
+    return np.asarray(image.convert("L"))
 
 
 def _to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ tied to its inputs: an image or mask that changes is decoded again. A cache is s
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,47 +101,54 @@ def _bits(row: np.ndarray, num_masks: int) -> tuple[np.ndarray, np.ndarray]:
     return known, present
 
 
+@dataclass(frozen=True)
+class SampleShards:
+    """Rows of bytes as .npy files; the whole cache is one of `count` rows of `width` bytes."""
+
+    count: int
+    width: int
+
+    def write(self, records: Sequence[np.ndarray], path: Path) -> None:
+        with open(path, "wb") as file:
+            np.save(file, np.stack(records))
+
+    def merge(self, parts: Sequence[Path], path: Path) -> None:
+        with open(path, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, self.width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                np.load(part, mmap_mode="r").tofile(file)
+
+
 def build(
     path: Path,
     ids: Sequence[str],
     *,
     prepare: Callable[[Any], Sample],
-    given: Callable[[str], Any] = str,
+    inputs_of: Callable[[str], Any] = str,
     image_size: int,
     num_masks: int,
     record: dict,
     item_fingerprint: Callable[[str], str],
     num_workers: int = 0,
 ) -> SampleCache:
-    """Make the cache `path` (.npy) of the samples `prepare(given(id))`, unless it is there and nothing changed.
+    """Make the cache `path` (.npy) of the samples `prepare(inputs_of(id))`, unless it is there and nothing changed.
 
-    `given` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
+    `inputs_of` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
     depend on, `item_fingerprint` what one does. A second run on the same cache waits for the first.
     """
     path, width = Path(path), row_bytes(image_size, num_masks)
 
     def process(items: Sequence[str]) -> Iterator[np.ndarray]:
-        for name, sample in zip(items, ordered_map(prepare, LazySequence(items, given), num_workers), strict=True):
+        for name, sample in zip(items, ordered_map(prepare, LazySequence(items, inputs_of), num_workers), strict=True):
             yield _pack(name, sample, image_size, num_masks)
-
-    def merge(parts: Sequence[Path], output: Path) -> None:
-        with open(output, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), width)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in parts:
-                np.load(part, mmap_mode="r").tofile(file)
-
-    def write(rows: list[np.ndarray], output: Path) -> None:
-        with open(output, "wb") as file:
-            np.save(file, np.stack(rows))
 
     layout = {"image_size": image_size, "num_masks": num_masks, "header": header_bytes(num_masks)}
     shards.build(
         path,
         ids,
         process=process,
-        write=write,
-        merge=merge,
+        shard_format=SampleShards(len(ids), width),
         record=record | {"arguments": {**record["arguments"], **layout}},
         label=f"samples for {path.name}",
         item_fingerprint=item_fingerprint,

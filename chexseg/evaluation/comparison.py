@@ -61,7 +61,7 @@ def compare(
     *,
     num_replicates: int = 1000,
     seed: int = 17,
-    films: Sequence[str] | None = None,
+    films: film_list.FilmList | None = None,
 ) -> Comparison:
     """Score every method under every protocol on the images that have ground truth and a prediction of each method.
 

@@ -50,7 +50,7 @@ def evaluate(
     num_replicates: int = 1000,
     seed: int = 17,
     maps: Maps | None = None,
-    films: Sequence[str] | None = None,
+    films: film_list.FilmList | None = None,
     with_oracle: bool = False,
 ) -> Evaluation:
     """Score the images that both have, under every protocol; with `maps` also their hit rate, in which only images

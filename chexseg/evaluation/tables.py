@@ -102,7 +102,8 @@ def _ratio_table(comparison: Comparison, protocol: str) -> list[str]:
     for name, scores in by_method.items():
         ratios = [bootstrap.ratio(*comparison.paired(name, other, protocol))[:, -1] for other in references]
         cells = ["1" if name == r else _with_interval(v, ".2f") for r, v in zip(references, ratios, strict=True)]
-        paper = f"{METHODS[name].paper_ratio:.3g}" if name in METHODS else "–"
+        in_paper = METHODS[name].paper_ratio if name in METHODS else None
+        paper = f"{in_paper:.3g}" if in_paper else "–"
         rows.append([title(name), _number(scores.values[0, -1]), *cells, paper])
     return _table(["mIoU", "", *(f"relative to {title(name)}" for name in references), "in the paper"], rows)
 

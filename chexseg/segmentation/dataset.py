@@ -78,7 +78,7 @@ def build_cache(
         folder / sample_cache.cache_name(stem, ids, tasks, folder_of_masks),
         ids,
         prepare=partial(prepare, image_size=image_size),
-        given=item,
+        inputs_of=item,
         image_size=image_size,
         num_masks=len(tasks),
         record=provenance.describe({}, code=__file__),
@@ -140,6 +140,10 @@ class SegmentationSet:
         known = np.ones(len(inside), bool) if known is None else known
         tensors = {"image": image, "masks": inside, "known": known}
         return {**{name: torch.from_numpy(array) for name, array in tensors.items()}, "id": source.ids[index]}
+
+    def ids(self) -> list[str]:
+        """The images' names, in order."""
+        return [name for cache in self.caches for name in cache.ids]
 
     def counts(self) -> TaskCounts:
         """How many images show each task, lack it, or do not say."""

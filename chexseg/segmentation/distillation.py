@@ -107,13 +107,14 @@ def teacher_masks(
     model_paths  the teachers: the mean of their probabilities and of their thresholds counts
     """
     from chexseg.runtime import distributed
-    from chexseg.segmentation.prediction import Originals, probability_maps
+    from chexseg.segmentation.prediction import Originals, probabilities
+    from chexseg.segmentation.student import Committee
 
     where = distributed.device(device)
     models, spec, thresholds = load_teachers(model_paths)
     row_of = {name: row for row, name in enumerate(paths)}
-    batches = probability_maps(
-        [model.to(where) for model in models],
+    batches = probabilities(
+        Committee(models).to(where) if len(models) > 1 else models[0].to(where),
         spec,
         Originals(paths, ids, spec.image_size),
         batch_size=batch_size,
@@ -123,13 +124,14 @@ def teacher_masks(
         rows=[row_of[name] for name in ids],
     )
     for batch in batches:
-        for name, probabilities, size in batch:
+        for film, planes in batch:
+            size: tuple[int, int] = tuple(film["size"].tolist())
             height, width = fit_shape(*size, spec.image_size)
-            probabilities[:, height:], probabilities[:, :, width:] = 0, 0
-            given = None if labels is None else labels[name]
-            masks, known = gate(probabilities, given, thresholds=thresholds, sizes=sizes, floor=floor)
+            planes[:, height:], planes[:, :, width:] = 0, 0
+            given = None if labels is None else labels[film["id"]]
+            masks, known = gate(planes, given, thresholds=thresholds, sizes=sizes, floor=floor)
             coded = rle.encode(masks[:, :height, :width])
-            yield name, {task: coded[i] for i, task in enumerate(spec.tasks) if known[i]}
+            yield film["id"], {task: coded[i] for i, task in enumerate(spec.tasks) if known[i]}
 
 
 def load_teachers(paths: Sequence[Path]):

@@ -13,6 +13,17 @@ from chexseg.segmentation.training import SegmentationTrainer
 from chexseg.training.trainer import Batch
 
 
+class Committee(nn.Module):
+    """Several networks as one: the logit of the mean of their probabilities."""
+
+    def __init__(self, members: Sequence[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.stack([member(image).float().sigmoid() for member in self.members]).mean(0).logit(eps=1e-6)
+
+
 class StudentTrainer(SegmentationTrainer):
     """`SegmentationTrainer` on a `pasting.StudentSet`, whose experts alone are tallied: thresholds come from what
     people drew."""

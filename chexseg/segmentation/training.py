@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chexseg.data.chexpert import patient_of
 from chexseg.data.images import normalise
 from chexseg.errors import DataError
+from chexseg.runtime import leak_guard
 from chexseg.runtime.files import atomic
 from chexseg.segmentation.dataset import SegmentationSet
 from chexseg.segmentation.evaluator import Evaluator
@@ -77,11 +79,18 @@ class SegmentationTrainer(Trainer):
         return f"{self.evaluator.score_name} {metrics[self.evaluator.score_name]:.4f}"
 
     def save_best(self, weights: dict[str, Tensor], metrics: Mapping[str, Any]) -> None:
-        """The network with its metrics, thresholds among them; and these once more as text, for people and for other
-        tools."""
+        """The network with its metrics, and the thresholds once more as text: what stage 7 reads, and may be replaced.
+        Before either, which patients it was chosen on."""
+        self._record_patients()
         save_model(self.folder / BEST, weights, self.spec, metrics)
         with atomic(self.folder / THRESHOLDS) as temporary:
             temporary.write_text(json.dumps(metrics["thresholds"]) + "\n")
+
+    def _record_patients(self) -> None:
+        trained, chosen = ({patient_of(name) for name in data.ids()} for data in (self.dataset, self.evaluator.dataset))
+        sources = set(self.evaluator.threshold_sources()) - {"none", "validation"}
+        leak_guard.record(self.folder / BEST, {"trained": trained, "epoch and thresholds": chosen})
+        leak_guard.record(self.folder / THRESHOLDS, {"thresholds": chosen | trained if sources else chosen})
 
     def say_counts(self) -> None:
         """Log how many images show each task, lack it or do not say, and where its threshold will come from."""

@@ -142,7 +142,7 @@ def test_a_sample_of_another_shape_is_refused_by_name(tmp_path):
 
 
 def test_what_prepare_is_given_is_looked_up_where_it_is_built(tmp_path):
-    found = build(tmp_path / "c.npy", given=lambda name: (name, "looked up"), prepare=lambda pair: prepare(pair[0]))
+    found = build(tmp_path / "c.npy", inputs_of=lambda name: (name, "looked up"), prepare=lambda pair: prepare(pair[0]))
     assert_holds(found)
 
 

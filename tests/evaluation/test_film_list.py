@@ -11,7 +11,7 @@ from tests.evaluation.masks import entry, name
 TASKS = ("Edema", "Airspace Opacity")
 TRUTH = {name(1): entry(100, 200), name(2): entry(300, 0)}
 PREDICTED = {name(1): entry(100, 100), name(3): entry(60, 0), name(4): entry(0, 0)}
-FILMS = [name(i) for i in (1, 2, 3, 4, 5)]
+FILMS = film_list.FilmList({name(i): frozenset() for i in (1, 2, 3, 4, 5)})
 
 
 def miou(table, protocol, task):
@@ -35,6 +35,13 @@ def test_masks_on_films_without_a_finding_count_by_hand():
     assert "prediction: 1 images have no prediction, counted as empty masks" in said
 
 
+def test_films_whose_labels_have_a_finding_but_no_ground_truth_are_told_of():
+    films = film_list.FilmList(FILMS | {name(1): {"Edema"}, name(3): {"Edema"}, name(4): {"Fracture"}})
+    notes = scoring.evaluate(PREDICTED, TRUTH, TASKS, num_replicates=5, films=films).notes
+    (told,) = (note for note in notes if "although" in note)
+    assert told.startswith("1 films") and told.endswith(name(3))
+
+
 def test_all_methods_are_scored_on_the_same_films_and_the_second_reader_on_his():
     methods = {
         "full": PREDICTED,
@@ -42,7 +49,7 @@ def test_all_methods_are_scored_on_the_same_films_and_the_second_reader_on_his()
         "radiologist": {name(1): entry(100, 200)},
     }
     found = comparison.compare(TRUTH, methods, TASKS, num_replicates=5, films=FILMS)
-    assert found.images == FILMS
+    assert found.images == list(FILMS)
     n_images = {method: scores.n_images.tolist() for method, scores in found.scores["pooled"].items()}
     assert n_images == {"full": [5, 5, 5], "chexseg": [5, 5, 5], "radiologist": [4, 4, 4]}
     assert found.scores["pooled"]["radiologist"].values[0].tolist() == [1, 1, 1]
@@ -71,7 +78,7 @@ def test_every_film_scores_as_in_chexlocalize(true_pos_only):
         return {name(i): dict(zip(TASKS, rle.encode(stack), strict=True)) for i, stack in stacks.items()}
 
     truth, predicted = masks(range(12)), masks(range(4, 20))
-    films = [name(i) for i in range(20)]
+    films = film_list.FilmList({name(i): frozenset() for i in range(20)})
     found = scoring.evaluate(predicted, truth, TASKS, num_replicates=3, films=films)
     each = found.overlap.per_image(true_positives=true_pos_only)
     expected = naive_chexlocalize(predicted, truth, TASKS, true_pos_only)
@@ -91,11 +98,12 @@ def test_a_list_is_a_label_file_with_paths(tmp_path):
         "Path,Frontal/Lateral\nCheXpert/test/patient1/study1/view1_frontal.jpg,Frontal\n"
         "CheXpert/test/patient1/study1/view2_lateral.jpg,Lateral\n"
     )
-    assert film_list.read_list(path) == ["patient1_study1_view1_frontal"]
+    assert film_list.read_list(path) == {"patient1_study1_view1_frontal": frozenset()}
     path.write_text(
         "\ufeffPath,Edema\ntest/patient2/study1/view1_frontal.jpg,1\ntest/patient2/study1/view2_lateral.jpg,\n"
     )
-    assert film_list.read_list(path) == ["patient2_study1_view1_frontal"]
+    assert film_list.read_list(path) == {"patient2_study1_view1_frontal": {"Edema"}}
+    assert film_list.read_list(path, {"Edema": "Oedema"}) == {"patient2_study1_view1_frontal": {"Oedema"}}
     path.write_text("Image,Edema\nx,1\n")
     with pytest.raises(DataError, match="test_labels.csv: no column 'Path'"):
         film_list.read_list(path)

@@ -45,7 +45,8 @@ def arguments(files):
     methods = [x for m in METHODS if m != "radiologist" for x in ("--method", f"{m}={files / m}.json")]
     return [
         "--ground_truth", files / "truth.json", *methods, "--human", files / "radiologist.json", "--image_dir", files,
-        "--maps", files / "run", "--pseudo", files / "weak_irnet.json", "--num_replicates", 20, "--tasks", *TASKS,
+        "--maps", files / "run", "--pseudo", files / "weak_irnet.json", "--num_replicates", 20, "--page", False,
+        "--tasks", *TASKS,
     ]  # fmt: skip
 
 
@@ -66,12 +67,12 @@ def test_make_tables_writes_the_same_report_twice(files, capsys):
     assert manifest["arguments"]["num_replicates"] == 20 and len(manifest["inputs"]) == 6
 
 
-PICTURED = ("table.csv", "table.md", "sheet.png", "table.manifest.json")
+PICTURED = ("table.csv", "table.md", "sheet.png", "index.html", "table.manifest.json")
 
 
 def test_a_report_that_is_up_to_date_costs_no_heavy_import(files):
     """Run again it reads and compares; none of what it would be made with is even imported."""
-    command = [str(x) for x in (*arguments(files), "--output_dir", files / "out", "--num_examples", 1)]
+    command = [str(x) for x in (*arguments(files), "--output_dir", files / "out", "--num_examples", 1, "--page")]
     run(*command)
     made = {name: (files / "out" / name).stat().st_mtime_ns for name in PICTURED}
     heavy = "{'torch', 'torchvision', 'segmentation_models_pytorch', 'pandas', 'matplotlib', 'h5py', 'cv2', 'numpy'}"
@@ -88,12 +89,17 @@ def test_a_report_that_is_up_to_date_costs_no_heavy_import(files):
     assert {name: (files / "out" / name).stat().st_mtime_ns for name in PICTURED} == made
 
 
-@pytest.mark.parametrize("change", ["method", "image", "map", "table.csv", "sheet.png", "manifest", "option", "gone"])
+@pytest.mark.parametrize(
+    "change", ["method", "image", "map", "table.csv", "sheet.png", "index.html", "manifest", "option", "gone"]
+)
 def test_what_makes_a_report_stale(files, change):
-    command = [*arguments(files), "--output_dir", files / "out", "--examples", name(1)]
+    command = [*arguments(files), "--output_dir", files / "out", "--examples", name(1), "--runs", files]
+    command += ["--page", change == "index.html"]
     run(*command)
     before = (files / "out" / "table.manifest.json").stat().st_mtime_ns
     image = files / "CheXpert" / "test" / "patient00001" / "study1" / "view1_frontal.jpg"
+    page = files / "out" / "index.html"
+    written = page.read_bytes() if page.exists() else None
     if change == "method":
         mask_files.write(files / "full.json", METHODS["chexseg"].items())
     elif change in ("image", "map"):
@@ -109,6 +115,7 @@ def test_what_makes_a_report_stale(files, change):
     run(*command)
     assert (files / "out" / "table.manifest.json").stat().st_mtime_ns != before
     assert (files / "out" / "sheet.png").stat().st_size > 1000
+    assert (page.read_bytes() if page.exists() else None) == written
     assert len(pd.read_csv(files / "out" / "table.csv")) == 5 * 3 * 4
 
 
