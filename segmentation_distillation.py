@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
     for number in range(1, args.rounds + 1):
         place = folder if number == args.rounds else folder.with_name(f"{folder.name}_round_{number}")
         pool = rounds.Pool(chexpert.ImageSet(data, frame, csv), place / "pool_masks.json")
-        rounds.run(place, teachers, films, pool, teaching, start, RunOptions.of(args), vars(args), code=__file__)
+        rounds.run(place, teachers, films, pool, teaching, start, RunOptions.of(vars(args)), vars(args), code=__file__)
         teachers = [place / "best_model.pth"]
 
 

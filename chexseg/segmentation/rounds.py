@@ -18,7 +18,7 @@ from chexseg.data import mask_files
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
-from chexseg.runtime import provenance, shards
+from chexseg.runtime import leak_guard, provenance, shards
 from chexseg.segmentation import distillation, pasting
 from chexseg.segmentation.choices import encoder_file
 from chexseg.segmentation.dataset import SegmentationSet, build_cache, build_caches, inputs_of
@@ -146,7 +146,7 @@ def run(
     else:
         networks.load_encoder(model, spec, start.weights, start.kind)
     model.to(distributed.device(options.device))
-    trainer = student(model, loaded[0], spec, experts, weak, evaluation, pool, teaching, folder, options)
+    trainer = student(model, loaded[0], teachers, spec, experts, weak, evaluation, pool, teaching, folder, options)
     trainer.say_counts()
     notes_too = here.with_record(here.record, **notes)
     source = start.file(teachers, spec.encoder)
@@ -191,6 +191,7 @@ def make_masks(
             sizes = distillation.expert_sizes(experts, teaching.expert_sizes)
     how = {name: value for name, value in asdict(teaching).items() if name in ("gated", "floor", "expert_sizes")}
     work = {name: getattr(options, name) for name in ("device", "precision", "num_workers")}
+    leak_guard.inherit(pool.masks_path, teachers)
     shards.build(
         pool.masks_path,
         ids,
@@ -218,6 +219,7 @@ def make_masks(
 def student(
     model: nn.Module,
     teachers: Sequence[nn.Module],
+    teacher_paths: Sequence[Path],
     spec: SegmentationSpec,
     experts: Sequence[SampleCache],
     weak: SampleCache,
@@ -242,6 +244,7 @@ def student(
     )
     given = (model, spec, dataset, SegmentationSet(evaluation))
     more: dict[str, Any] = {"folder": folder, "order": order, "options": options, "loss": teaching.loss}
+    more["teacher_paths"] = teacher_paths
     if teaching.targets == "masks":
         return trainers.StudentTrainer(*given, **more)
     labels = None
