@@ -1,4 +1,4 @@
-"""What a student is taught: targets at a temperature by hand, gated; experts alone are tallied; whose patients it saw."""
+"""What a student is taught: targets by hand, gated; experts alone are tallied; whose patients it saw."""
 
 import numpy as np
 import pytest
