@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import constants
 from chexseg.errors import UsageError
+from chexseg.irnet import options
 from chexseg.runtime import cli
 from chexseg.training.options import PRECISIONS
 
@@ -39,20 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="boundary network in $OBJ_EFFICIENCY_BASE_PATH/weakly_supervised/saved_models, or a path",
     )
     cli.add_boolean(parser, "--irn_is_training", default=True, help="the run is of the training set")
+    options.add_gate(parser)
     add(
-        "--gate",
-        choices=("labels", "probability", "none"),
-        default="labels",
-        help="empty mask of the walk where the image's label says absent (without labels: where the classifier does), "
-        "where the classifier does, or nowhere",
+        "--contradiction",
+        choices=options.CONTRADICTIONS,
+        default="empty",
+        help="mask of a finding that the gate calls present and of which the walk leaves nothing; unknown: none",
     )
-    cli.add_boolean(parser, "--uncertain_is_present", default=True, help="count labels of -1 as present")
-    add("--gate_probability", type=cli.fraction, default=0.5, help="least probability of a mask, --gate probability")
-    add("--csv_path", type=Path, help="labels for the gate [the training set's in CheXpert's folder]")
-    add("--beta", type=cli.positive_float, default=5.0, help="power of the affinities")
-    add("--exp_times", type=cli.non_negative_int, default=3, help="2^this steps of the walk")
-    add("--radius", type=cli.positive_int, default=3, help="a step goes less far than this, on the stride-4 grid")
-    add("--threshold", type=cli.fraction, default=0.6, help="foreground above this part of a score's maximum")
+    options.add_walk(parser)
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
     add("--image_size", type=cli.positive_int, help="side of the network's input, --irn_is_training False [the maps']")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
@@ -68,7 +63,7 @@ def run_folder(words: Sequence[str] | None) -> Path:
 
 
 def choose_gate(
-    gate: str, run: Path, *, of_training: bool, csv_path: Path | None, uncertain: bool, least: float
+    gate: str, run: Path, *, of_training: bool, csv_path: Path | None, uncertain: str, least: float
 ) -> "Gate":
     """The gate that `--gate` means; a set without labels is gated by the classifier."""
     from chexseg.classifier.saliency_store import open_maps
@@ -101,11 +96,11 @@ def main(args: argparse.Namespace) -> None:
         run,
         of_training=of_training,
         csv_path=args.csv_path,
-        uncertain=args.uncertain_is_present,
+        uncertain=options.uncertain_means(args.uncertain, args.uncertain_is_present),
         least=args.gate_probability,
     )
-    walk = {name: getattr(args, name) for name in ("beta", "exp_times", "radius", "threshold")}
-    options = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
+    walk = {name: getattr(args, name) for name in options.WALK}
+    decided = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
     size = {"image_size": films.size}
     inputs = [*films.inputs, weights, *gate.inputs]
     made = {
@@ -120,12 +115,13 @@ def main(args: argparse.Namespace) -> None:
                 gate=gate,
                 weights=weights,
                 walk=walk,
+                contradiction=args.contradiction,
                 device=args.device,
                 batch_size=args.batch_size,
                 precision=args.precision,
                 num_workers=args.num_workers,
             ),
-            provenance.describe(options | size, inputs, code=__file__),
+            provenance.describe(decided | size, inputs, code=__file__),
         ),
     }
     for kind, (process, record) in made.items():

@@ -166,15 +166,16 @@ step test_masks_of_methods "$here/segmentation_test.py" $readers --test_masks_pa
   --model_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/best_model.pth \
   --output_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/test_masks.json
 
-# 8. The table and the sheet.
+# 8. The table, the sheet and the page.
 human=()
 [ ! -f "$truth/test_human_encoded.json" ] || human=(--human "$truth/test_human_encoded.json")
 step table "$here/make_tables.py" --ground_truth "$truth/test_encoded.json" --output_dir "$report" \
   --method weak_cam="$trials/weak_cam/test_masks.json" --method weak_irnet="$trials/weak_irnet/test_masks.json" \
   --method full="$trials/full/test_masks.json" --method chexseg="$trials/chexseg/test_masks.json" \
-  "${human[@]}" --maps "$run_test" --pseudo "$run_test/pseudo_seg_labels_encoded_irnet.json"
+  "${human[@]}" --maps "$run_test" --pseudo IRNet="$run_test/pseudo_seg_labels_encoded_irnet.json" \
+  --pseudo Grad-CAM="$run_test/pseudo_seg_labels_encoded_cams.json"
 
 echo
 cat "$report/table.md"
 awk -F, 'NR > 1 {s += $2} END {printf "\nAll stages: %d min %02d s. ", s / 60, s % 60}' "$report/timings.csv"
-echo "Report: $report/table.md, table.csv, timings.csv, sheet.png"
+echo "Report: $report/index.html (open it in a browser), table.md, table.csv, timings.csv, sheet.png"

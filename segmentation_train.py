@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import DataError
 from chexseg.runtime import cli, provenance
-from chexseg.segmentation.choices import ENCODER_WEIGHTS_TYPES, encoder_file
+from chexseg.segmentation.choices import (
+    ENCODER_WEIGHTS_TYPES,
+    EXPERT_SPLITS,
+    LOSSES,
+    Files,
+    encoder_file,
+    training_files,
+)
 from chexseg.training.options import RunOptions
 from chexseg.training.run_record import Run
 
@@ -31,8 +38,6 @@ if TYPE_CHECKING:
 
 # Options that only say where things are: what is in the files counts, not their names.
 PLACES = "train_masks_path eval_masks_path ss_expert_annotations_masks_path ss_dnn_generated_masks_path encoder_weights"
-# Where to look for the images of experts' masks and of pseudo masks, in this order.
-EXPERT, PSEUDO = ("valid", "test", "train"), ("train", "valid", "test")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,10 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--wandb_project_name", default="", help="also log to this Weights & Biases project (offline without a login)")
     add("--wandb_run_name", default="", help="name of the run there")
     add("--train_set", choices=("train", "valid"), default="train", help="whose images --train_masks_path is about")
-    add("--train_masks_path", type=Path, help="masks JSON to train on (not with --semi_supervised)")
-    add("--eval_masks_path", type=Path, required=True, help="masks JSON that chooses epoch and thresholds")
-    add("--ss_expert_annotations_masks_path", type=Path, help="expert masks JSON (with --semi_supervised)")
-    add("--ss_dnn_generated_masks_path", type=Path, help="pseudo masks JSON (with --semi_supervised)")
+    files = {"type": Path, "nargs": "+", "metavar": "JSON"}
+    add("--train_masks_path", **files, help="masks to train on (not with --semi_supervised), from one or several files")
+    add("--eval_masks_path", **files, required=True, help="masks that choose epoch and thresholds")
+    add("--ss_expert_annotations_masks_path", **files, help="expert masks (with --semi_supervised)")
+    add("--ss_dnn_generated_masks_path", **files, help="pseudo masks (with --semi_supervised)")
     cli.add_boolean(parser, "--semi_supervised", help="train on expert and pseudo masks together")
     cli.add_boolean(parser, "--weighted", help="draw experts' images with --strong_labels_weight, else all alike")
     add("--strong_labels_weight", type=cli.fraction, default=0.9, help="probability that a draw is an expert's image")
@@ -58,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--encoder_weights", default="", help="checkpoint; `imagenet` for torchvision's; empty or none for random")
     add("--normalisation", choices=("auto", "imagenet", "chexpert"), default="auto", help="auto: as the weights want")
     add("--image_size", type=cli.positive_int, default=320, help="longer side of an image, zero-padded to a square")
+    add("--loss", choices=LOSSES, default="dice", help="dice: the paper's; bce_dice: better for rare and unknown masks")
     cli.add_boolean(parser, "--augment", help="turn, zoom, shift and relight training images slightly")
     cli.add_boolean(
         parser,
@@ -68,36 +75,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def mask_sets(args: argparse.Namespace) -> list[tuple[Path, tuple[str, ...]]]:
-    """The masks files to train on, and the splits in which to look for their images; experts' first."""
-    pair = {
-        "--ss_expert_annotations_masks_path": args.ss_expert_annotations_masks_path,
-        "--ss_dnn_generated_masks_path": args.ss_dnn_generated_masks_path,
-    }
-    single = {"--train_masks_path": args.train_masks_path}
-    wanted, unwanted = (pair, single) if args.semi_supervised else (single, pair)
-    mode = f"--semi_supervised {args.semi_supervised}"
-    if missing := [name for name, path in wanted.items() if path is None]:
-        raise UsageError(f"{mode} needs {missing[0]}")
-    if surplus := [name for name, path in unwanted.items() if path is not None]:
-        raise UsageError(f"{surplus[0]} does not go with {mode}")
-    if args.weighted and not args.semi_supervised:
-        raise UsageError("--weighted True needs --semi_supervised True")
-    if args.semi_supervised:
-        return [(args.ss_expert_annotations_masks_path, EXPERT), (args.ss_dnn_generated_masks_path, PSEUDO)]
-    return [(args.train_masks_path, EXPERT if args.train_set == "valid" else PSEUDO)]
-
-
-def caches_of(sets: list[tuple[Path, tuple[str, ...]]], image_size: int, num_workers: int) -> list[SampleCache]:
-    """The samples of the masks files of `mask_sets`, decoded where they are not yet."""
+def caches_of(files: Files, image_size: int, num_workers: int) -> list[SampleCache]:
+    """The samples of masks files, decoded where they are not yet."""
     from chexseg.segmentation.dataset import build_caches
 
     options = {"data_dir": constants.data_dir(), "tasks": constants.LOCALIZATION_TASKS, "image_size": image_size}
-    return build_caches(constants.cache_dir(), sets, constants.ALIASES, **options, num_workers=num_workers)
+    return build_caches(constants.cache_dir(), files, constants.ALIASES, **options, num_workers=num_workers)
 
 
 def main(args: argparse.Namespace) -> None:
-    sets, evaluation_set = mask_sets(args), (args.eval_masks_path, EXPERT)
+    files = (
+        *training_files(
+            args.train_masks_path,
+            args.ss_expert_annotations_masks_path,
+            args.ss_dnn_generated_masks_path,
+            semi_supervised=args.semi_supervised,
+            weighted=args.weighted,
+            train_set=args.train_set,
+        ),
+        [(path, EXPERT_SPLITS) for path in args.eval_masks_path],
+    )
     folder, size, workers = args.save_dir / args.experiment_name, args.image_size, args.num_workers
     encoder, weights, kind = args.encoder, args.encoder_weights, args.encoder_weights_type
     run = Run(
@@ -110,19 +107,20 @@ def main(args: argparse.Namespace) -> None:
         wandb_run_name=args.wandb_run_name,
     )
     if run.looks_finished(args.resume):
+        from chexseg.segmentation.dataset import inputs_of
+
         with suppress(DataError):  # what is wrong, if anything, is said below
-            caches = caches_of([*sets, evaluation_set], size, workers)
-            # A cache stands for the masks and images it was made from.
-            source = encoder_file(encoder, weights, kind)
-            if run.with_inputs([*(cache.path for cache in caches), source]).finished_before():
+            sets = [caches_of(each, size, workers) for each in files]
+            if run.with_inputs(inputs_of(*sets, source=encoder_file(encoder, weights, kind))).finished_before():
                 return
 
     from chexseg.runtime import distributed
     from chexseg.segmentation import model as networks
+    from chexseg.segmentation.dataset import SegmentationSet, inputs_of
     from chexseg.segmentation.training import SegmentationTrainer, check_scorable
     from chexseg.training import draws, loop
 
-    options, tasks, device = RunOptions.of(args), constants.LOCALIZATION_TASKS, distributed.device(args.device)
+    options, tasks, device = RunOptions.of(vars(args)), constants.LOCALIZATION_TASKS, distributed.device(args.device)
     normalisation = args.normalisation
     if normalisation == "auto":
         normalisation = networks.normalisation_for(weights, kind)
@@ -133,16 +131,18 @@ def main(args: argparse.Namespace) -> None:
     model.to(device)
 
     common = constants.COMMON_TASKS if args.valid_common_pathologies else ()
-    (evaluation,) = caches_of([evaluation_set], size, workers)
-    check_scorable(evaluation, args.eval_masks_path, tasks, common)
-    caches = caches_of(sets, size, workers)
-    order = draws.shuffled(sum(map(len, caches)), args.seed)
+    evaluation = caches_of(files[2], size, workers)
+    check_scorable(SegmentationSet(evaluation), ", ".join(map(str, args.eval_masks_path)), tasks, common)
+    strong, weak = (caches_of(each, size, workers) for each in files[:2])
+    n_strong, n_weak, weight = sum(map(len, strong)), sum(map(len, weak)), args.strong_labels_weight
+    order = draws.shuffled(n_strong + n_weak, args.seed)
     if args.weighted:
-        n_strong, n_weak, weight = *map(len, caches), args.strong_labels_weight
         order = draws.mixed(n_strong, n_weak, strong_weight=weight, seed=args.seed, epoch_len=args.epoch_len)
-    more = {"folder": folder, "order": order, "common": common, "augment": args.augment}
-    trainer = SegmentationTrainer(model, spec, caches, evaluation, options=options, **more)
-    loop.fit(trainer, run.with_inputs([*(cache.path for cache in [*caches, evaluation]), source]), options)
+    dataset = SegmentationSet([*strong, *weak], augment=args.augment)
+    more = {"folder": folder, "order": order, "loss": args.loss, "common": common}
+    trainer = SegmentationTrainer(model, spec, dataset, SegmentationSet(evaluation), options=options, **more)
+    trainer.say_counts()
+    loop.fit(trainer, run.with_inputs(inputs_of(strong, weak, evaluation, source=source)), options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import constants
 from chexseg.classifier import torch_cache
-from chexseg.classifier.choices import ARCHITECTURES
+from chexseg.classifier.choices import ARCHITECTURES, OUTPUT_STRIDES, POOLINGS
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 from chexseg.runtime import cli, provenance
@@ -39,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--normalisation", choices=tuple(NORMALISATION), default="imagenet", help="of the input")
     add("--uncertain", choices=UNCERTAIN_POLICIES, default="ones", help="what a label of -1 means to the loss")
     add("--not_mentioned", choices=MENTION_POLICIES, default="zeros", help="what an empty label means")
+    add("--output_stride", type=int, choices=OUTPUT_STRIDES, default=32, help="16 or 8: denser saliency maps")
+    add("--pooling", choices=POOLINGS, default="average", help="how positions become one logit")
     add("--train_csv", type=Path, help="label file [train.csv in CheXpert's folder]")
     add("--valid_csv", type=Path, help="label file that chooses the epoch [valid.csv in CheXpert's folder]")
     add("--weight_decay", type=cli.non_negative_float, default=0.0, help="of Adam")
@@ -94,10 +96,16 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.runtime import distributed
     from chexseg.training import loop
 
-    device, options = distributed.device(args.device), RunOptions.of(args)
+    device, options = distributed.device(args.device), RunOptions.of(vars(args))
     three_way = args.uncertain == "multiclass"
     spec = models.ClassifierSpec(
-        args.architecture, constants.OBSERVATIONS, three_way, args.image_size, args.normalisation
+        args.architecture,
+        constants.OBSERVATIONS,
+        three_way,
+        args.image_size,
+        args.normalisation,
+        args.output_stride,
+        args.pooling,
     )
     loop.seed_everything(args.seed)
     model = models.Classifier(spec)

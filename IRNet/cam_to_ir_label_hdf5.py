@@ -41,6 +41,7 @@ def main(args: argparse.Namespace) -> None:
     ids = hdf5_files.names(train_set)
     path = args.csv_path or chexpert.split_csv(constants.data_dir(), "train")
     options = {name: getattr(args, name) for name in ("foreground", "possible", "bilateral_sxy", "gaussian_sxy")}
+    uncertain = "present" if args.uncertain_is_present else "absent"
     shards.build(
         run / hdf5_files.IR_LABELS,
         range(len(ids)),
@@ -48,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
             stages.relation_labels,
             train_set=train_set,
             ids=ids,
-            gate=LabelGate(path, constants.OBSERVATIONS, constants.ALIASES, args.uncertain_is_present),
+            gate=LabelGate(path, constants.OBSERVATIONS, constants.ALIASES, uncertain),
             options=options,
             device=args.device,
             batch_size=args.batch_size,

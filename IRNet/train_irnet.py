@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.runtime import distributed
     from chexseg.training import loop
 
-    device, options = distributed.device(args.device), RunOptions.of(args)
+    device, options = distributed.device(args.device), RunOptions.of(vars(args))
     dataset = RelationSet(train_set, labels, crop, tuple(sorted(args.scales)))
     weights = backbones.find_backbone(args.backbone_weights, args.backbone, map_dir)
     architecture, normalisation, tensors = boundary_net.read_backbone(weights, args.backbone)

@@ -24,7 +24,7 @@ from chexseg.errors import UsageError
 from chexseg.runtime import cli, distributed
 from chexseg.runtime.files import atomic
 
-INFRASTRUCTURE = {"__main__", "harness"}
+INFRASTRUCTURE = {"__main__", "harness", "page"}
 
 
 def build_parser() -> argparse.ArgumentParser:

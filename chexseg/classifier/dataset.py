@@ -26,9 +26,10 @@ class _Pixels(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, tuple[int, int]]:
-        if self.paths[index] is None:
+        path = self.paths[index]
+        if path is None:
             return torch.zeros(self.size, self.size, dtype=torch.uint8), (0, 0)
-        image = read_image(self.paths[index])
+        image = read_image(path)
         return torch.from_numpy(resize_square(image, self.size).copy()), image.shape
 
 
@@ -39,8 +40,8 @@ def _collate(samples) -> tuple[torch.Tensor, list[tuple[int, int]]]:
 def read_batches(
     images: ImageSet, ids: Sequence[str], size: int, batch_size: int, num_workers: int
 ) -> Iterator[tuple[list[str | None], torch.Tensor, list[tuple[int, int]]]]:
-    """(ids, pixels (batch_size, size, size) uint8, original sizes) in order. Each image is at the place that it has in
-    any run (`draws.fixed_slots`); the id is None where there is none. Workers decode while the network runs."""
+    """Batches of (ids, pixels (batch_size, size, size) uint8, original sizes) in order. An image has the same slot of a
+    batch in every run (`draws.fixed_slots`); an empty slot has the id None. Workers decode while the network runs."""
     plan = draws.fixed_slots([images.rows[name] for name in ids], batch_size)
     names = [None if row is None else images.ids[row] for batch in plan for row in batch]
     loader = DataLoader(
@@ -59,14 +60,14 @@ def read_batches(
 @torch.no_grad()
 def predict(model: Classifier, dataset: LabelledImages, batch_size: int, device: torch.device) -> np.ndarray:
     """Probabilities (N, T) of all images, on every rank; each rank works on its share."""
-    found = torch.zeros(len(dataset), len(model.spec.tasks), dtype=torch.float64)
+    probabilities = torch.zeros(len(dataset), len(model.spec.tasks), dtype=torch.float64)
     ranks = {"rank": distributed.rank(), "world_size": distributed.world_size()}
     for batch in draws.in_order(len(dataset), batch_size, **ranks):
-        pixels = torch.stack([dataset[draw]["image"] for draw in batch]).to(device)
+        pixels = torch.from_numpy(np.stack([dataset.pixels[draw.index].image for draw in batch])).to(device)
         logits = model.logits_from_features(model.features(normalise(pixels, model.spec.normalisation)))
         # In bf16 a sigmoid near 1 has steps of 0.004: ties that AUROC would count as halves.
-        found[[draw.index for draw in batch]] = logits.double().sigmoid().cpu()
-    return distributed.all_reduce_sum(found).numpy()
+        probabilities[[draw.index for draw in batch]] = logits.double().sigmoid().cpu()
+    return distributed.all_reduce_sum(probabilities).numpy()
 
 
 def aurocs(probabilities: np.ndarray, labels: np.ndarray, tasks: Sequence[str]) -> dict[str, float]:

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from chexseg.data import chexpert, sample_cache
+from chexseg.data.augmentation import STRETCHED, augment
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import read_image, resize_square
 from chexseg.data.sample_cache import Sample, SampleCache
@@ -38,9 +38,10 @@ class LabelledImages:
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | str]:
         import torch
 
-        image = self.pixels[draw.index].image
+        sample = self.pixels[draw.index]
+        image = sample.image
         if self.augment and draw.key:
-            image = jitter(image, np.random.default_rng(draw.key))
+            image, _ = augment(image, sample.masks, np.random.default_rng(draw.key), STRETCHED)
         return {
             "image": torch.from_numpy(image),
             "labels": torch.from_numpy(self.labels[draw.index]),
@@ -91,23 +92,10 @@ def cached_pixels(images: ImageSet, folder: Path, size: int, num_workers: int) -
         folder / sample_cache.cache_name(f"classifier_{size}", images.frame["Path"].tolist()),
         images.ids,
         prepare=partial(_decode, size),
-        given=images.path,
+        inputs_of=images.path,
         image_size=size,
         num_masks=0,
         record=record,
         item_fingerprint=images.fingerprint,
         num_workers=num_workers,
     )
-
-
-def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A shifted, turned, scaled and re-exposed X-ray (S, S) uint8: up to 5% of its side, 5 degrees, 10% and 20%.
-
-    Never mirrored: the heart is on the left.
-    """
-    side = image.shape[0]
-    matrix = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-5, 5), rng.uniform(0.9, 1.1))
-    matrix[:, 2] += rng.uniform(-0.05, 0.05, 2) * side
-    moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    levels = (np.arange(256) - 128) * rng.uniform(0.8, 1.2) + 128 + rng.uniform(-25, 25)
-    return cv2.LUT(moved, np.clip(levels, 0, 255).astype(np.uint8))

@@ -84,7 +84,7 @@ def fit_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W) uint8 -> (size, size): longer side scaled to `size`, zeros below or to the right."""
-    height, width = fit_shape(*image.shape, size)
+    height, width = fit_shape(image.shape[0], image.shape[1], size)
     square = np.zeros((size, size), np.uint8)
     square[:height, :width] = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     return square
@@ -102,7 +102,10 @@ def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(T, h, w) float32 -> (T, *size), bilinear without corner alignment; what is not finite counts as 0."""
     import torch  # seconds of importing that scripts without maps need not wait for
 
-    maps = torch.from_numpy(np.nan_to_num(np.asarray(maps, np.float32), nan=0.0, posinf=0.0, neginf=0.0))
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps.numpy()
-    return torch.nn.functional.interpolate(maps[None], tuple(size), mode="bilinear", align_corners=False)[0].numpy()
+    finite = np.nan_to_num(np.asarray(maps, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    if finite.shape[-2:] == tuple(size):
+        return finite
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(finite)[None], tuple(size), mode="bilinear", align_corners=False
+    )
+    return large[0].numpy()

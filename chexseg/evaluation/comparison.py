@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from chexseg.errors import DataError
-from chexseg.evaluation import bootstrap, metrics
+from chexseg.evaluation import bootstrap, film_list, metrics
 from chexseg.evaluation.methods import HUMAN
 
 MAX_MISSING_NAMES = 20
@@ -59,15 +61,19 @@ def compare(
     *,
     num_replicates: int = 1000,
     seed: int = 17,
+    films: film_list.FilmList | None = None,
 ) -> Comparison:
     """Score every method under every protocol on the images that have ground truth and a prediction of each method.
 
     Images without a mask of the second reader stay: only that row, and what is compared with it, is without them.
-    What is left out is in `notes`.
+    What is left out is in `notes`. `films`: all images of the set, those without a finding too (see `film_list`).
     """
     if not methods:
         raise DataError("no method to compare")
     notes = []
+    if films is not None:
+        whole = film_list.complete(truth, methods, films, tasks, may_lack=[HUMAN])
+        truth, methods, notes = whole.truth, whole.methods, whole.notes
     images = list(truth)
     for name, predictions in methods.items():
         if name == HUMAN:
@@ -99,3 +105,24 @@ def compare(
         for protocol, by_method in scores.items():
             by_method[name] = bootstrap.score(found, resamples, protocol)
     return Comparison(tuple(tasks), images, resamples, seed, overlaps, scores, notes)
+
+
+def paired_table(comparison: Comparison) -> pd.DataFrame:
+    """Every two methods on the same draws: a, b, protocol, task, difference (a - b), lower, upper, p, p_holm.
+
+    p is two-sided and goes with the interval; it cannot fall below 2 / (replicates + 1). Holm's correction is for what
+    is looked at together: the mIoU of all pairs under a protocol is a family, and so are the tasks of one pair.
+    """
+    rows = []
+    for protocol in comparison.scores:
+        pairs = []
+        for a, b in combinations(comparison.overlaps, 2):
+            values = bootstrap.difference(*comparison.paired(a, b, protocol))
+            figures = [(*bootstrap.interval(column), bootstrap.p_value(column)) for column in values.T]
+            pairs.append((a, b, figures, bootstrap.holm([p for *_, p in figures[:-1]])))
+        means = bootstrap.holm([figures[-1][-1] for _, _, figures, _ in pairs])
+        for (a, b, figures, adjusted), mean in zip(pairs, means, strict=True):
+            by_task = zip([*comparison.tasks, "mIoU"], figures, [*adjusted, mean], strict=True)
+            rows += [(a, b, protocol, task, *each, p_holm) for task, each, p_holm in by_task]
+    columns = ["a", "b", "protocol", "task", "difference", "lower", "upper", "p", "p_holm"]
+    return pd.DataFrame(rows, columns=columns)

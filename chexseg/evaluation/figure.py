@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 
 from chexseg.data import rle
 from chexseg.data.chexpert import patient_of
@@ -24,7 +25,8 @@ COLOURS = (
     "#4dc9ff", "#ff4f4f", "#ffe119", "#58d858", "#b892ff",
     "#ff9d2e", "#ff6fd0", "#12f5c0", "#3f7bff", "#ffffff",
 )  # fmt: skip
-BACKGROUND, TEXT, FAINT = "#0d0f12", "#f2f2f2", "#9aa0a8"
+THEMES = {"dark": ("#0d0f12", "#f2f2f2", "#9aa0a8"), "light": ("#ffffff", "#14181f", "#4a5361")}  # paper, text, faint
+METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
 PANEL = 480  # longer side of a panel in pixels
 WIDTH = 2.35  # of a panel in inches
 DPI = 128
@@ -84,8 +86,13 @@ def draw(
     truth: Mapping[str, Mapping],
     columns: Sequence[Column],
     tasks: Sequence[str],
+    *,
+    style: str = "dark",
+    kind: str = "png",
 ) -> None:
-    """Write a PNG: a row per image (id -> (H, W) uint8) with the X-ray, the expert's masks, then `columns`."""
+    """Write a PNG or PDF (`kind`): a row per image (id -> (H, W) uint8) with the X-ray, the expert's masks, then
+    `columns`, on dark or on light ground."""
+    background, ink, faint = THEMES[style]
     colours = {task: np.array(to_rgb(COLOURS[i % len(COLOURS)])) for i, task in enumerate(tasks)}
     all_columns = [Column("X-ray"), Column("Expert", truth), *columns]
     rows = [_row(all_columns, image, pixels, truth[image], colours) for image, pixels in images.items()]
@@ -100,15 +107,15 @@ def draw(
     note_height = 0.16 * (footnote.count("\n") + 1)
     legend_height = line * -(-len(used) // per_line)
     height = head + sum(heights) + len(rows) * caption + legend_height + note_height + 0.2
-    figure = Figure((width, height), dpi=DPI, facecolor=BACKGROUND)
+    figure = Figure((width, height), dpi=DPI, facecolor=background)
     FigureCanvasAgg(figure)
 
-    def write(x: float, y: float, text: str, color: str = FAINT, size: int = 8, **where) -> None:
+    def write(x: float, y: float, text: str, color: str = faint, size: int = 8, **where) -> None:
         figure.text(x / width, y / height, text, color=color, size=size, **where)
 
     for number, column in enumerate(all_columns):
         middle = gap + number * (WIDTH + gap) + WIDTH / 2
-        write(middle, height - 0.26, column.title, TEXT, 10, ha="center", va="center")
+        write(middle, height - 0.26, column.title, ink, 10, ha="center", va="center")
     top = height - head
     for image, row, row_height in zip(images, rows, heights, strict=True):
         top -= row_height
@@ -120,9 +127,9 @@ def draw(
             write(left + WIDTH / 2, top - 0.055, panel.note, ha="center", va="top")
         write(gap, top - 0.055, patient_of(image), va="top")
         top -= caption
-    _legend(figure, used, colours, per_line, (0.5, (note_height + 0.1 + legend_height / 2) / height))
+    _legend(figure, used, colours, per_line, (0.5, (note_height + 0.1 + legend_height / 2) / height), style)
     write(width / 2, 0.06, footnote, ha="center", va="bottom")
-    figure.savefig(path, format="png", facecolor=BACKGROUND, metadata={"Software": None})
+    figure.savefig(path, format=kind, facecolor=background, metadata=METADATA[kind])
 
 
 def _row(
@@ -228,14 +235,19 @@ def _legend(
     colours: Mapping[str, np.ndarray],
     per_line: int,
     centre: tuple[float, float],
+    style: str,
 ) -> None:
+    _, ink, faint = THEMES[style]
+    rim = [] if style == "dark" else [Stroke(linewidth=6.5, foreground=faint)]  # white on white is none
+    effects = [*rim, Normal()]
+    handles = [Line2D([], [], color=colours[task], linewidth=5, label=task, path_effects=effects) for task in tasks]
     figure.legend(
-        handles=[Line2D([], [], color=colours[task], linewidth=5, label=task) for task in tasks],
+        handles=handles,
         loc="center",
         bbox_to_anchor=centre,
         ncols=min(per_line, max(1, len(tasks))),
         frameon=False,
-        labelcolor=TEXT,
+        labelcolor=ink,
         fontsize=9,
         handlelength=1.2,
         columnspacing=1.6,

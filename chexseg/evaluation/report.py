@@ -1,4 +1,4 @@
-"""The report folder: table.csv, table.md and sheet.png, and the manifest by which a finished report is known.
+"""The report folder: its tables, text and picture, and the manifest by which a finished report is known.
 
 Light until something must be made: `is_current` reads files and compares checksums, no more.
 """
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TABLE, TEXT, PICTURE, TIMINGS = "table.csv", "table.md", "sheet.png", "timings.csv"
-MANIFEST = "table.manifest.json"
+METRICS, PAIRED, QUALITY = "metrics.csv", "paired.csv", "quality.csv"
+TEMPLATES = Path(__file__).with_name("templates")  # of the page, which `page` makes
+MANIFEST, BUDGET, FIGURES = "table.manifest.json", "label_budget.csv", "figures"
+STYLES = ("light", "dark")  # of figures for papers
 
 
 def is_current(folder: Path, fingerprint: str) -> str | None:
@@ -50,14 +53,21 @@ def is_current(folder: Path, fingerprint: str) -> str | None:
     return None
 
 
-def write_tables(folder: Path, comparison: "Comparison") -> str:
-    """Write table.csv and table.md; returns the latter's text."""
-    from chexseg.evaluation import tables
+def write_tables(folder: Path, comparison: "Comparison", leaks: Sequence[str] = ()) -> str:
+    """Write table.csv, metrics.csv, paired.csv and table.md, each stamped with `leaks`; returns the latter's text."""
+    from chexseg.evaluation import scoring, tables
+    from chexseg.evaluation.comparison import paired_table
 
     times = timings.read(folder / TIMINGS)
-    with atomic(folder / TABLE) as temporary:
-        tables.long_table(comparison).to_csv(temporary, index=False, float_format="%.6f")
-    text = timings.with_section(tables.markdown(comparison), times)
+    made = {
+        TABLE: tables.long_table(comparison),
+        METRICS: tables.metric_table(comparison),
+        PAIRED: paired_table(comparison),
+    }
+    for name, table in made.items():
+        with atomic(folder / name) as temporary:
+            scoring.stamped(table, leaks).to_csv(temporary, index=False, float_format="%.6f")
+    text = timings.with_section(tables.markdown(comparison, leaks), times)
     with atomic(folder / TEXT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
@@ -91,8 +101,12 @@ def draw(
     *,
     examples: Sequence[str] | None = None,
     count: int = 4,
+    style: str = "dark",
 ) -> list[Path]:
-    """Draw `examples`, or a varied choice of `count` images; those in every file are preferred. Returns their paths."""
+    """Draw `examples`, or a varied choice of `count` images; those in every file are preferred. Returns their paths.
+
+    A path that ends in .pdf gets a PDF, any other a PNG.
+    """
     from chexseg.data import chexpert
     from chexseg.data.images import read_image
     from chexseg.evaluation import figure
@@ -111,13 +125,42 @@ def draw(
         columns.append(figure.Column("Pseudo mask", sources.pseudo, against_truth=True))
     columns += [figure.Column(short(name), masks, against_truth=True) for name, masks in methods.items()]
     with atomic(path) as temporary:
-        figure.draw(temporary, images, truth, columns, comparison.tasks)
+        kind = "pdf" if path.suffix == ".pdf" else "png"
+        figure.draw(temporary, images, truth, columns, comparison.tasks, style=style, kind=kind)
     return list(paths.values())
 
 
-def seal(folder: Path, record: Mapping, fingerprint: str, picture_sources: Sequence[Path]) -> None:
+def write_figures(folder: Path, comparison: "Comparison", style: str) -> list[str]:
+    """Figures for a paper as PNG and PDF: mIoU and paired differences under every protocol; the quality of pseudo masks
+    and the label budget where quality.csv and label_budget.csv lie in `folder`. Returns their names there."""
+    import pandas as pd
+
+    from chexseg.evaluation import charts, summary
+
+    made = {}
+    for protocol in comparison.scores:
+        made[f"miou_{protocol}"] = charts.forest(summary.means(comparison, protocol), "mIoU", style=style)
+        if rows := [(label, *values) for label, values, _ in summary.differences(comparison, protocol)]:
+            label = "paired difference of mIoU"
+            made[f"differences_{protocol}"] = charts.forest(rows, label, zero=True, style=style)
+    if (frame := summary.read_quality(folder / QUALITY)) is not None:
+        made["quality"] = charts.quality(frame, style=style)
+    if (folder / BUDGET).is_file():
+        made["label_budget"] = charts.label_budget(pd.read_csv(folder / BUDGET), style=style)
+    written = [path for name, one in made.items() for path in charts.save(one, folder / FIGURES / name)]
+    return [f"{FIGURES}/{path.name}" for path in written]
+
+
+def templates_version() -> str:
+    """Hash of the page's templates, styles and scripts: they decide it as much as the code does."""
+    return " ".join(provenance.sha256(path)[:16] for path in sorted(TEMPLATES.iterdir()) if path.is_file())
+
+
+def seal(
+    folder: Path, record: Mapping, fingerprint: str, picture_sources: Sequence[Path], pages: Sequence[str] = ()
+) -> None:
     """Write the manifest: from now on the report is known to be whole and what it was made from."""
-    made = [TABLE, PICTURE] if picture_sources else [TABLE]
+    made = [TABLE, METRICS, PAIRED, *([PICTURE] if picture_sources else []), *pages]
     more = {
         "fingerprint": fingerprint,
         "outputs": {name: provenance.sha256(folder / name) for name in made},

@@ -1,28 +1,43 @@
-"""One method against the ground truth, from masks to a table of scores; several methods are `comparison`'s."""
+"""One method against the ground truth, from masks to tables of scores; several methods are `comparison`'s."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from chexseg.evaluation import bootstrap, metrics
+from chexseg.evaluation import bootstrap, film_list, metrics, oracle
 from chexseg.evaluation.hits import Maps, hits
 from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)
 HIT_RATE = "hit_rate"
-MEANINGS = bootstrap.PROTOCOLS | {HIT_RATE: "peak of the saliency map inside the ground truth, of those with one"}
+MEANINGS = bootstrap.PROTOCOLS | {
+    HIT_RATE: "peak of the saliency map inside the ground truth, of those with one",
+    oracle.ORACLE: oracle.MEANING,
+}
 
 
 @dataclass
 class Evaluation:
-    """Scores of one method: `table` (protocol, task, iou, lower, upper, n_images, n_positive), what is to be said of
-    them, and which images only one of the files has."""
+    """Scores of one method.
+
+    table    protocol, task, iou, lower, upper, n_images, n_positive
+    metrics  protocol, metric, task, value, lower, upper, n_images, n_positive, for every metric
+    images   those that are scored
+    overlap, resamples, hits   what the tables are made of; `hits` (images, tasks) is None without maps
+    notes    what is to be said of the scores
+    missing  which images only one of the files has
+    """
 
     table: pd.DataFrame
+    metrics: pd.DataFrame
     images: list[str]
+    overlap: metrics.Overlap
+    resamples: bootstrap.Resamples
+    hits: np.ndarray | None
     notes: list[str]
     missing: dict[str, set[str]]
 
@@ -35,22 +50,49 @@ def evaluate(
     num_replicates: int = 1000,
     seed: int = 17,
     maps: Maps | None = None,
-    map_size: tuple[int, int] | None = None,
+    films: film_list.FilmList | None = None,
+    with_oracle: bool = False,
 ) -> Evaluation:
     """Score the images that both have, under every protocol; with `maps` also their hit rate, in which only images
-    with a map count (`map_size`: the classifier's input, see `hits`)."""
+    with a map count, and, where wanted, the oracle protocol. `films`: all images of the set (see `film_list`)."""
+    missing = {"prediction": set(truth) - set(predictions), "ground truth": set(predictions) - set(truth)}
+    notes = []
+    if films is not None:
+        whole = film_list.complete(truth, {"prediction": predictions}, films, tasks)
+        truth, predictions, notes = whole.truth, whole.methods["prediction"], whole.notes
+        missing["ground truth"] -= set(truth)
+        missing["prediction"] = set()
     images = [image for image in truth if image in predictions]
     found = metrics.overlap(predictions, truth, tasks, images)
     resamples = bootstrap.Resamples(images, num_replicates, seed)
-    tables = [bootstrap.table(bootstrap.score(found, resamples, name), name) for name in bootstrap.PROTOCOLS]
-    notes = list(found.notes)
+    rows = [bootstrap.table(bootstrap.score(found, resamples, name), name) for name in bootstrap.PROTOCOLS]
+    notes += found.notes
+    hit_or_miss = None
     if maps is not None:
         if without := sum(image not in maps for image in images):
             notes.append(f"{without} images have no saliency map: not in the hit rate")
-        rates = bootstrap.score_means(hits(maps, truth, tasks, images, map_size), found, resamples)
-        tables.append(bootstrap.table(rates, HIT_RATE).replace({"task": {"mIoU": "mean"}}))
-    missing = {"prediction": set(truth) - set(predictions), "ground truth": set(predictions) - set(truth)}
-    return Evaluation(pd.concat(tables), images, notes, missing)
+        hit_or_miss = hits(maps, truth, tasks, images)
+        rates = bootstrap.score_means(hit_or_miss, found, resamples)
+        rows.append(bootstrap.table(rates, HIT_RATE).replace({"task": {"mIoU": "mean"}}))
+        if with_oracle:
+            bound, thresholds = oracle.score(oracle.ious(maps, truth, tasks, images), found, resamples)
+            rows.append(bootstrap.table(bound, oracle.ORACLE))
+            chosen = [f"{task} {t:.2f}" for task, t in zip(tasks, thresholds, strict=True) if t == t]
+            notes.append(f"{oracle.ORACLE} is no test result; its thresholds: {', '.join(chosen)}")
+    every = metric_table(found, resamples)
+    return Evaluation(pd.concat(rows), every, images, found, resamples, hit_or_miss, notes, missing)
+
+
+def metric_table(overlap: metrics.Overlap, resamples: bootstrap.Resamples) -> pd.DataFrame:
+    """Every metric under every protocol: protocol, metric, task, value, lower, upper, n_images, n_positive. The mean
+    over the tasks is the task `mean`."""
+    tables = []
+    for protocol in bootstrap.PROTOCOLS:
+        for metric in metrics.METRICS:
+            rows = bootstrap.table(bootstrap.score(overlap, resamples, protocol, metric), protocol)
+            rows.insert(1, "metric", metric)
+            tables.append(rows.rename(columns={"iou": "value"}).replace({"task": {"mIoU": "mean"}}))
+    return pd.concat(tables)
 
 
 def write_missing(sides: Mapping[str, set[str]], path: Path) -> None:
@@ -65,6 +107,11 @@ def write_missing(sides: Mapping[str, set[str]], path: Path) -> None:
         log.warning("all of them: %s", path)
     else:
         path.unlink(missing_ok=True)
+
+
+def stamped(table: pd.DataFrame, leaks: Sequence[str]) -> pd.DataFrame:
+    """The table with a column `leak` that says why its scores are no test's; as it is where there is no leak."""
+    return table.assign(leak="; ".join(leaks)) if leaks else table
 
 
 def text(table: pd.DataFrame) -> str:

@@ -14,54 +14,72 @@ import numpy as np
 from chexseg.classifier.saliency_maps import SaliencyMaps
 from chexseg.data import chexpert
 from chexseg.irnet.films import store_files
+from chexseg.irnet.options import UNCERTAIN
+
+# What a gate says of a finding: no mask but an empty one; a mask; nothing at all, so that its entry is left out.
+ABSENT, PRESENT, UNKNOWN = 0, 1, -1
 
 
 class Gate(Protocol):
-    """Says which findings are present."""
+    """Says which findings are there. Classes that inherit it get `present`."""
 
     @property
     def inputs(self) -> list[Path]:
         """The files that decide it."""
         ...
 
-    def present(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
-        """(N, T) bool: which findings of which images may have a mask."""
+    def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+        """(N, T) int8 of ABSENT, PRESENT and UNKNOWN."""
         ...
 
+    def present(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+        """(N, T) bool: which findings are there for sure."""
+        return self.decide(ids, tasks) == PRESENT
 
-class OpenGate:
+
+class OpenGate(Gate):
     """Every finding of every image, as in the original."""
 
-    inputs: list[Path] = []
+    @property
+    def inputs(self) -> list[Path]:
+        return []
 
-    def present(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
-        return np.ones((len(ids), len(tasks)), bool)
+    def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+        return np.full((len(ids), len(tasks)), PRESENT, np.int8)
 
 
 @dataclass(frozen=True)
-class LabelGate:
-    """The findings that a label file calls present; uncertain ones (-1) too where `uncertain` is True.
+class LabelGate(Gate):
+    """What a label file says; a blank label is absent.
 
     observations  the columns that the file must have
     aliases       other names of a column
+    uncertain     what a label of -1 means: `present`, `absent` or `unknown`
     """
 
     path: Path
     observations: Sequence[str]
     aliases: Mapping[str, str] = field(default_factory=dict)
-    uncertain: bool = True
+    uncertain: str = "present"
+
+    def __post_init__(self) -> None:
+        if self.uncertain not in UNCERTAIN:
+            raise ValueError(f"uncertain {self.uncertain!r}: expected one of {', '.join(UNCERTAIN)}")
 
     @property
     def inputs(self) -> list[Path]:
         return [self.path]
 
-    def present(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+    def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
         frame = chexpert.read_labels(self.path, self.observations, self.aliases)
-        return chexpert.present(frame, ids, tasks, uncertain=self.uncertain)
+        sure = chexpert.present(frame, ids, tasks, uncertain=False)
+        uncertain = chexpert.present(frame, ids, tasks, uncertain=True) & ~sure
+        means = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}[self.uncertain]
+        return np.where(sure, PRESENT, np.where(uncertain, means, ABSENT)).astype(np.int8)
 
 
 @dataclass(frozen=True)
-class ProbabilityGate:
+class ProbabilityGate(Gate):
     """The findings to which the classifier that made the maps gives a probability of at least `least`."""
 
     maps: SaliencyMaps
@@ -71,5 +89,6 @@ class ProbabilityGate:
     def inputs(self) -> list[Path]:
         return store_files(self.maps)
 
-    def present(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
-        return self.maps.probabilities(ids)[:, self.maps.task_rows(tasks)] >= self.least
+    def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+        likely = self.maps.probabilities(ids)[:, self.maps.task_rows(tasks)] >= self.least
+        return np.where(likely, PRESENT, ABSENT).astype(np.int8)

@@ -14,7 +14,7 @@ from chexseg.data import rle
 from chexseg.data.images import normalise
 from chexseg.irnet import boundary_net, random_walk
 from chexseg.irnet.films import Film, Films
-from chexseg.irnet.gates import Gate
+from chexseg.irnet.gates import PRESENT, UNKNOWN, Gate
 from chexseg.runtime.workers import ordered_map
 from chexseg.training import draws, loop
 
@@ -42,9 +42,10 @@ def threshold_film(films: Films, row: int) -> Entry:
     return entry(films, row, saliency_masks.threshold_maps(film.maps, film.size, network_size=film.pixels.shape))
 
 
-def entry(films: Films, row: int, stack: np.ndarray) -> Entry:
-    """A film's masks (T, h, w) as a line of a masks JSON."""
-    return films.ids[row], dict(zip(films.tasks, rle.encode(stack), strict=True))
+def entry(films: Films, row: int, stack: np.ndarray, known: np.ndarray | None = None) -> Entry:
+    """A film's masks (T, h, w) as a line of a masks JSON; without the tasks that are not `known` (T,) bool."""
+    masks = dict(zip(films.tasks, rle.encode(stack), strict=True))
+    return films.ids[row], {t: masks[t] for i, t in enumerate(films.tasks) if known is None or known[i]}
 
 
 def walk_masks(
@@ -54,6 +55,7 @@ def walk_masks(
     gate: Gate,
     weights: Path,
     walk: Walk,
+    contradiction: str = "empty",
     device: torch.device,
     batch_size: int = 16,
     precision: str = "auto",
@@ -61,9 +63,11 @@ def walk_masks(
 ) -> Iterator[Entry]:
     """Masks by the boundary network in `weights` and a random walk, for the films of ascending `rows`, in order.
 
-    A finding that the gate calls absent has an empty mask. A mask does not depend on which rows are asked for.
+    A finding that the gate calls absent has an empty mask, one that it calls unknown is left out of the image's entry.
+    `contradiction` says what becomes of a finding that the gate calls present and of which nothing is left, because its
+    map or its score is zero: `empty` mask, or `unknown`. A mask does not depend on which rows are asked for.
     """
-    present = gate.present(films.ids, films.tasks)
+    verdicts = gate.decide(films.ids, films.tasks)
     network, spec = boundary_net.load(weights)
     batches = boundaries(
         rows,
@@ -77,7 +81,7 @@ def walk_masks(
     )
     for some, batch, boundary in batches:
         maps = torch.from_numpy(np.stack([film.maps for film in batch])).to(device)
-        allowed = torch.from_numpy(present[some]).to(device)
+        allowed = torch.from_numpy(verdicts[some] == PRESENT).to(device)
         scores = random_walk.pseudo_scores(
             maps, boundary, allowed, beta=walk.beta, exp_times=walk.exp_times, radius=walk.radius
         )
@@ -87,7 +91,10 @@ def walk_masks(
             size, part = batch[start].size, scores[start : start + step]
             stacks = random_walk.masks_from_scores(part, size, threshold=walk.threshold).cpu().numpy()
             for row, stack in zip(some[start:], stacks, strict=False):
-                yield entry(films, row, stack)
+                known = verdicts[row] != UNKNOWN
+                if contradiction == "unknown":
+                    known &= (verdicts[row] != PRESENT) | stack.any((1, 2))
+                yield entry(films, row, stack, known)
 
 
 def boundaries(

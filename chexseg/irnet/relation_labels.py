@@ -28,7 +28,7 @@ def relation_labels(
 ) -> Iterator[np.ndarray]:
     """Labels (T, S, S) uint8 of each of `rows` of the train_set, in order; `options` are those of `for_size`.
 
-    A finding that the gate calls absent is 255 (ignore) everywhere.
+    A finding that the gate calls absent, or unknown, is 255 (ignore) everywhere.
     """
     present = gate.present(ids, train_set.tasks)
     constants = for_size(options, train_set["cxr_images"].shape[-1])

@@ -57,9 +57,7 @@ def build(
     items: Sequence[T],
     *,
     process: Callable[[Sequence[T]], Iterator[R]],
-    shard_format: ShardFormat[R] | None = None,
-    write: Callable[[list[R], Path], None] | None = None,
-    merge: Callable[[Sequence[Path], Path], None] | None = None,
+    shard_format: ShardFormat[R],
     record: dict,
     shard_size: int = 256,
     label: str = "images",
@@ -78,9 +76,6 @@ def build(
     on_lock           `refuse` a second run on the same output, or `wait` for the first
     """
     output = Path(output)
-    if shard_format:
-        write, merge = shard_format.write, shard_format.merge
-    assert write and merge, "shard_format, or both of write and merge"
     shard_size = max(1, min(shard_size, 16 * -(-len(items) // 256)))  # of whole batches of 16
     with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
         distributed.barrier()
@@ -103,10 +98,10 @@ def build(
                 remove_temporaries(path)
         distributed.barrier()
         done = distributed.broadcast_object(_are_done(paths, fingerprints) if distributed.is_main() else None)
-        _work(shards, paths, fingerprints, done, process, write, label)
+        _work(shards, paths, fingerprints, done, process, shard_format, label)
         distributed.barrier()
         if distributed.is_main():
-            _merge(paths, fingerprints, output, merge)
+            _merge(paths, fingerprints, output, shard_format)
             seal(output, record, of_all)
             shutil.rmtree(folder)
         distributed.barrier()
@@ -181,7 +176,7 @@ def _work(
     fingerprints: Sequence[str],
     done: Sequence[bool],
     process: Callable[[Sequence[T]], Iterator[R]],
-    write: Callable[[list[R], Path], None],
+    shard_format: ShardFormat[R],
     label: str,
 ) -> None:
     """This rank's share of the pending shards, through one call of `process`."""
@@ -199,17 +194,17 @@ def _work(
             if len(shard) != len(shards[i]):
                 raise RuntimeError(f"{label}: {len(shards[i])} items gave {len(shard)} records")
             with atomic(paths[i]) as temporary:
-                write(shard, temporary)
+                shard_format.write(shard, temporary)
                 checksum = provenance.sha256(temporary)
             with atomic(paths[i].with_name(paths[i].name + ".json")) as temporary:
                 temporary.write_text(json.dumps({"fingerprint": fingerprints[i], "sha256": checksum}))
 
 
-def _merge(paths: Sequence[Path], fingerprints: Sequence[str], output: Path, merge: Callable) -> None:
+def _merge(paths: Sequence[Path], fingerprints: Sequence[str], output: Path, shard_format: ShardFormat) -> None:
     """Check every shard once more, and join them."""
     for path, expected in zip(paths, fingerprints, strict=True):
         if why := _problem(path, expected):
             raise DataError(f"{path}: {why} before the merge; run the same command again")
     with atomic(output) as temporary:
         check_room(temporary, sum(path.stat().st_size for path in paths))
-        merge(paths, temporary)
+        shard_format.merge(paths, temporary)

@@ -4,11 +4,11 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,14 +76,14 @@ def _call(item):
     return _function(item)
 
 
-class LazySequence(Sequence[R]):
+class LazySequence(Generic[R]):
     """`function` of each item, computed in the parent when its turn comes."""
 
-    def __init__(self, items: Sequence[T], function: Callable[[T], R]):
+    def __init__(self, items: Items[T], function: Callable[[T], R]):
         self.items, self.function = items, function
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index):
-        return self.function(self.items[index])
+    def __iter__(self) -> Iterator[R]:
+        return map(self.function, self.items)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from chexseg.data import rle
 from chexseg.data.images import fit_shape, fit_square, normalise, read_image
 from chexseg.segmentation.model import SegmentationSpec, load_model
+from chexseg.segmentation.prediction_gate import PredictionGate
 from chexseg.segmentation.thresholds import read_thresholds
 from chexseg.training.draws import Draw, fixed_slots
 from chexseg.training.loader import Loader
@@ -46,6 +47,7 @@ def predict_originals(
     paths: Mapping[str, Path],
     device: torch.device,
     batch_size: int,
+    gate: PredictionGate | None = None,
     precision: str = "auto",
     num_workers: int = 0,
 ) -> Iterator[Entry]:
@@ -53,6 +55,7 @@ def predict_originals(
 
     ids    the images wanted, in the order in which they stand in `paths`
     paths  where the images of the whole set lie; an image's place among them is its place in a batch (`predict`)
+    gate   empties masks of findings that the classifier thinks unlikely
     """
     network, spec, _ = load_model(model_path)
     row_of = {name: row for row, name in enumerate(paths)}
@@ -66,6 +69,7 @@ def predict_originals(
         precision=precision,
         num_workers=num_workers,
         rows=[row_of[name] for name in ids],
+        present=gate.present(ids, spec.tasks) if gate else None,
     )
 
 
@@ -80,17 +84,24 @@ def predict(
     precision: str = "auto",
     num_workers: int = 0,
     rows: Sequence[int] | None = None,
+    present: np.ndarray | None = None,
 ) -> Iterator[Entry]:
     """(image id, {task: RLE at the original size}) for each image, in order.
 
     `rows` says where each image of `dataset` stands in the whole set, ascending. Fixed-size batches: row r always
     occupies slot r % batch_size, and a copy of the batch's first image fills each empty slot, so that a mask does not
-    depend on how the images were divided.
+    depend on how the images were divided. Where `present` (images of `dataset`, T) is False a mask is empty.
     """
+    if present is None:
+        present = np.ones((len(dataset), len(spec.tasks)), bool)
+    limits = iter(np.where(present, thresholds, np.inf))  # the samples come in order
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "num_workers": num_workers}
     with ThreadPoolExecutor(max(1, min(4, torch.get_num_threads()))) as pool:
         for samples in probabilities(model, spec, dataset, rows=rows, device=device, **options):
-            jobs = [pool.submit(original_masks, planes, tuple(s["size"].tolist()), thresholds) for s, planes in samples]
+            jobs = [
+                pool.submit(original_masks, planes, tuple(sample["size"].tolist()), next(limits))
+                for sample, planes in samples
+            ]
             for (sample, _), job in zip(samples, jobs, strict=True):
                 yield sample["id"], dict(zip(spec.tasks, job.result(), strict=True))
 
@@ -122,7 +133,9 @@ def probabilities(
             yield [({key: values[i] for key, values in batch.items()}, planes[i]) for i in used]
 
 
-def original_masks(probabilities: np.ndarray, size: tuple[int, int], thresholds: Sequence[float]) -> list[dict]:
+def original_masks(
+    probabilities: np.ndarray, size: tuple[int, int], thresholds: Sequence[float] | np.ndarray
+) -> list[dict]:
     """(C, S, S) probabilities of a padded square -> C masks of `size` (height, width), as RLE.
 
     The padding is cut off, the probabilities are resized to `size` (bilinear, pixel centres aligned), and then compared

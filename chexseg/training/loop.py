@@ -27,6 +27,7 @@ from chexseg.runtime import distributed
 from chexseg.runtime.files import locked
 from chexseg.runtime.progress import duration
 from chexseg.training import batch_norm, draws, finite, resuming
+from chexseg.training.averaging import Average
 from chexseg.training.loader import Loader
 from chexseg.training.options import RunOptions
 from chexseg.training.resuming import Progress
@@ -56,7 +57,8 @@ def seed_everything(*key: int) -> None:
 
 
 def fit(trainer: Trainer, run: Run, options: RunOptions) -> Result:
-    """Train `trainer.model` in place; on return it holds the last epoch's weights, and the best epoch's are saved.
+    """Train `trainer.model` in place; on return it holds the last epoch's weights, and the best epoch's are saved: with
+    `ema`, those of their moving average.
 
     Under torchrun the batch is divided among the ranks, gradients are averaged and batch norm sees all images: with a
     loss made of `distributed.sum_over_ranks` each step is, but for rounding, that of one process. Only rank 0 writes.
@@ -134,6 +136,10 @@ class _Session:
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self.device = next(self.model.parameters()).device
         self.lines, self.wandb = lines, wandb
+        self.average = Average(self.model, options.ema, progress.average) if options.ema else None
+        progress.average = (
+            self.average.model.state_dict() if self.average else None
+        )  # the tensors that `update` changes
         self.network = _wrap(self.model, self.device, options.compile)
         pin = self.device.type == "cuda"
         self.loader = Loader(trainer.dataset, num_workers=options.num_workers, pin_memory=pin)
@@ -145,6 +151,11 @@ class _Session:
         )
         self.first, self.began = progress.epoch * self.per_epoch + progress.step, time.monotonic()
         self.bar.update(self.first)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is evaluated and saved as the best: the average where one is kept."""
+        return self.average.model if self.average else self.model
 
     def close(self) -> None:
         self.loader.close()
@@ -180,7 +191,7 @@ class _Session:
         metrics = self._evaluate()
         metrics |= {"epoch": epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
         metrics["score"] = float(self.trainer.score(metrics))
-        self.saver.consider(metrics, progress)
+        self.saver.consider(self.evaluated, metrics, progress)
         if distributed.is_main():
             self._write(metrics | {"seconds": round(time.monotonic() - started, 3)})  # in no weights file
 
@@ -197,6 +208,8 @@ class _Session:
         check.add(loss.detach(), batch["id"], epoch)
         loss.backward()
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.model, epoch * self.per_epoch + progress.step)
         progress.count(loss.detach(), len(batch["id"]), self.trainer.tally(outputs, batch))
         return loss
 
@@ -219,10 +232,11 @@ class _Session:
         metrics: dict[str, Any] = {"train_loss": loss_sum / count}
         if progress.tally is not None:
             distributed.all_reduce_sum(progress.tally)
-        _synchronise_buffers(self.model)
-        self.model.eval()
+        for module in (self.model, self.evaluated):
+            _synchronise_buffers(module)
+        self.evaluated.eval()
         with torch.no_grad(), autocast(self.device, self.options.precision):
-            metrics |= self.trainer.evaluate(self.model, progress.tally)
+            metrics |= self.trainer.evaluate(self.evaluated, progress.tally)
         # A checkpoint holds plain values only: an array or a tensor among them fails here, not on resuming.
         return json.loads(json.dumps(metrics))
 

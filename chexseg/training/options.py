@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from chexseg.errors import UsageError
 from chexseg.runtime import cli
@@ -20,6 +22,8 @@ class RunOptions:
 
     batch_size    images of a step, all processes together
     precision     `auto` is bf16 where the chip multiplies it (`loop.autocast`)
+    ema           evaluate and save a moving average of the weights, of which this part is kept at each step
+                  (`averaging`); 0: the weights themselves
     one_cycle     let the learning rate rise over a fifth of the run, then fall to zero (`loop.one_cycle`)
     num_workers   processes that read samples; 0: this one
     resume        `auto`: go on from the run's own checkpoint where its arguments agree, start where there is none;
@@ -39,6 +43,7 @@ class RunOptions:
     channels_last: bool = True
     compile: bool = False
     one_cycle: bool = False
+    ema: float = 0.0
     num_workers: int = 0
     device: str = "auto"
     resume: str = "auto"
@@ -52,6 +57,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name} {value}: expected a number above 0")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"--ema {self.ema}: expected a number from 0, and below 1")
         for name in ("seed", "num_workers"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name} {getattr(self, name)}: expected a whole number of at least 0")
@@ -77,6 +84,8 @@ class RunOptions:
         add("--seed", type=cli.non_negative_int, default=seed, help="fixes initialisation, order, augmentation")
         add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
         cli.add_boolean(parser, "--channels_last", default=True, help="memory layout that convolutions prefer")
+        text = "evaluate and save a moving average of the weights, of which this part is kept at each step (try 0.99)"
+        add("--ema", type=cli.fraction, default=0.0, help=text)
         cli.add_boolean(parser, "--compile", help="compile the network first: pays in long runs on a GPU")
         add("--resume", default="auto", help="auto (go on where this run stopped), none, or a checkpoint")
         add("--save_every", type=cli.positive_float, default=10.0, help="minutes between checkpoints")
@@ -84,7 +93,6 @@ class RunOptions:
         cli.add_run_options(parser, shard_size=None)
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> RunOptions:
-        """The options that the user gave."""
-        given = vars(args)
+    def of(cls, given: Mapping[str, Any]) -> RunOptions:
+        """The options among the arguments that the user gave (`vars` of a namespace)."""
         return cls(**{field.name: given[field.name] for field in fields(cls) if field.name in given})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
@@ -34,7 +34,7 @@ class Progress:
     """How far a run is: what a checkpoint holds beside weights and optimiser.
 
     totals: sum of loss x images, and images, of the epoch so far. tally: the caller's sums of the epoch so far.
-    best: score, epoch (from 1) and metrics of the best epoch.
+    best: score, epoch (from 1) and metrics of the best epoch. average: weights of the moving average, if one is kept.
     """
 
     epoch: int = 0
@@ -43,6 +43,7 @@ class Progress:
     tally: Tensor | None = None
     best: dict | None = None
     finished: bool = False
+    average: dict[str, Tensor] | None = None
 
     @torch.no_grad()
     def count(self, loss: Tensor, images: int, tally: Tensor | None) -> None:
@@ -95,14 +96,15 @@ class Saver:
         self.stopping = self.stopping or stop
         return stop or save
 
-    def consider(self, metrics: dict, progress: Progress) -> None:
-        """Keep this epoch's weights if its score is the highest so far; a score that is no number never is."""
+    def consider(self, model: nn.Module, metrics: dict, progress: Progress) -> None:
+        """Keep the epoch's weights, those of `model`, if its score is the highest so far; a score that is no number
+        never is."""
         score = metrics["score"]
         if math.isnan(score) or (progress.best and score <= progress.best["score"]):
             return
         progress.best = {"score": score, "epoch": metrics["epoch"], "metrics": metrics}
         if distributed.is_main():
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.trainer.model.state_dict().items()}
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
     def save(self, progress: Progress) -> None:
         """Write the best weights, then the checkpoint that knows of them; leave if the run is to stop."""

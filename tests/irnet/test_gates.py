@@ -6,14 +6,14 @@ import pytest
 import constants
 from chexseg.classifier import saliency_maps, saliency_pickles, saliency_store
 from chexseg.errors import DataError
-from chexseg.irnet.gates import LabelGate, OpenGate, ProbabilityGate
+from chexseg.irnet.gates import ABSENT, PRESENT, UNKNOWN, LabelGate, OpenGate, ProbabilityGate
 from tests.irnet.six_films import IDS, SIZE, TASKS, present
 
 
 def probable(folder, ids):
     """What the gate by probability lets through, and its files."""
     gate = ProbabilityGate(saliency_store.open_maps(folder), 0.6)
-    return gate.present(ids, TASKS), gate.inputs
+    return gate.decide(ids, TASKS) == PRESENT, gate.inputs
 
 
 def test_probabilities_come_from_the_store_at_once_or_from_pickles(six_films, tmp_path, monkeypatch):
@@ -34,25 +34,32 @@ def test_probabilities_come_from_the_store_at_once_or_from_pickles(six_films, tm
         probable(folder, [IDS[0], "patient00007_study1_view1_frontal", IDS[1]])
 
 
-@pytest.mark.parametrize("uncertain", [True, False])
+@pytest.mark.parametrize("uncertain", ["present", "absent", "unknown"])
 def test_labels_decide_and_uncertain_ones_on_request(six_films, uncertain):
     path = six_films / "data" / "CheXpert" / "CheXpert-v1.0" / "train.csv"
     gate = LabelGate(path, constants.OBSERVATIONS, constants.ALIASES, uncertain)
     assert gate.inputs == [path]
     rows = [5, 0, 1]
-    found = gate.present([IDS[row] for row in rows], TASKS)
-    assert np.array_equal(found, present(uncertain)[rows])
+    found = gate.decide([IDS[row] for row in rows], TASKS)
+    expected = np.where(present(uncertain=False), PRESENT, ABSENT)
+    expected[2:, 3] = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}[uncertain]
+    assert np.array_equal(found, expected[rows])
     with pytest.raises(DataError, match="patient00009_study1_view1_frontal: no labels"):
-        gate.present(["patient00009_study1_view1_frontal"], TASKS)
+        gate.decide(["patient00009_study1_view1_frontal"], TASKS)
 
 
 def test_a_gate_reads_its_files_when_it_is_asked(tmp_path):
     gate = LabelGate(tmp_path / "none.csv", constants.OBSERVATIONS)
     assert gate.inputs == [tmp_path / "none.csv"]
     with pytest.raises(DataError, match="none.csv: no such label file"):
-        gate.present(IDS, TASKS)
+        gate.decide(IDS, TASKS)
 
 
 def test_an_open_gate():
     assert OpenGate().inputs == []
-    assert OpenGate().present(IDS[:2], TASKS).tolist() == [[True] * 10] * 2
+    assert OpenGate().decide(IDS[:2], TASKS).tolist() == [[PRESENT] * 10] * 2
+
+
+def test_another_meaning_of_uncertain_is_refused():
+    with pytest.raises(ValueError, match="'maybe': expected one of present, absent, unknown"):
+        LabelGate("labels.csv", constants.OBSERVATIONS, uncertain="maybe")

@@ -93,6 +93,22 @@ def test_gates_and_options(relation_run):
     assert rle.decode(list(entries(path)[IDS[1]].values())).sum() == 0
 
 
+def test_unknown_findings_are_left_out(relation_run):
+    path, plain = relation_run / "pseudo_seg_labels_encoded_irnet.json", {}
+    assert pseudo() == 0
+    plain = entries(path)
+    assert pseudo("--uncertain", "unknown") == 0
+    found = entries(path)
+    for i, name in enumerate(IDS):  # Airspace Opacity is uncertain from the third image on
+        assert [task for task in TASKS if task not in found[name]] == (["Airspace Opacity"] if i > 1 else [])
+        assert found[name] == {task: mask for task, mask in plain[name].items() if task in found[name]}
+    assert pseudo("--contradiction", "unknown") == 0
+    found = entries(path)
+    missing = {(i, task) for i, name in enumerate(IDS) for task in TASKS if task not in found[name]}
+    assert present()[2, TASKS.index("Atelectasis")]  # labelled, and its map is zero
+    assert missing == {(2, "Atelectasis")}
+
+
 def test_masks_of_a_training_set_are_made_a_batch_at_a_time(relation_run, monkeypatch):
     (relation_run / "pseudo_seg_labels_encoded_irnet.json").unlink(missing_ok=True)
     shapes, plain = [], random_walk.masks_from_scores

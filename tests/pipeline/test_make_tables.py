@@ -12,7 +12,8 @@ from PIL import Image
 
 from chexseg.data import mask_files
 from chexseg.errors import DataError, UsageError
-from tests.evaluation.masks import METHODS, TASKS, TRUTH, name
+from chexseg.runtime import leak_guard
+from tests.evaluation.masks import METHODS, TASKS, TRUTH, entry, name
 from tests.pipeline.scripts import ROOT
 from tests.pipeline.scripts import run as run_script
 
@@ -44,7 +45,8 @@ def arguments(files):
     methods = [x for m in METHODS if m != "radiologist" for x in ("--method", f"{m}={files / m}.json")]
     return [
         "--ground_truth", files / "truth.json", *methods, "--human", files / "radiologist.json", "--image_dir", files,
-        "--maps", files / "run", "--pseudo", files / "weak_irnet.json", "--num_replicates", 20, "--tasks", *TASKS,
+        "--maps", files / "run", "--pseudo", files / "weak_irnet.json", "--num_replicates", 20, "--page", False,
+        "--tasks", *TASKS,
     ]  # fmt: skip
 
 
@@ -65,12 +67,12 @@ def test_make_tables_writes_the_same_report_twice(files, capsys):
     assert manifest["arguments"]["num_replicates"] == 20 and len(manifest["inputs"]) == 6
 
 
-PICTURED = ("table.csv", "table.md", "sheet.png", "table.manifest.json")
+PICTURED = ("table.csv", "table.md", "sheet.png", "index.html", "table.manifest.json")
 
 
 def test_a_report_that_is_up_to_date_costs_no_heavy_import(files):
     """Run again it reads and compares; none of what it would be made with is even imported."""
-    command = [str(x) for x in (*arguments(files), "--output_dir", files / "out", "--num_examples", 1)]
+    command = [str(x) for x in (*arguments(files), "--output_dir", files / "out", "--num_examples", 1, "--page")]
     run(*command)
     made = {name: (files / "out" / name).stat().st_mtime_ns for name in PICTURED}
     heavy = "{'torch', 'torchvision', 'segmentation_models_pytorch', 'pandas', 'matplotlib', 'h5py', 'cv2', 'numpy'}"
@@ -87,12 +89,17 @@ def test_a_report_that_is_up_to_date_costs_no_heavy_import(files):
     assert {name: (files / "out" / name).stat().st_mtime_ns for name in PICTURED} == made
 
 
-@pytest.mark.parametrize("change", ["method", "image", "map", "table.csv", "sheet.png", "manifest", "option", "gone"])
+@pytest.mark.parametrize(
+    "change", ["method", "image", "map", "table.csv", "sheet.png", "index.html", "manifest", "option", "gone"]
+)
 def test_what_makes_a_report_stale(files, change):
-    command = [*arguments(files), "--output_dir", files / "out", "--examples", name(1)]
+    command = [*arguments(files), "--output_dir", files / "out", "--examples", name(1), "--runs", files]
+    command += ["--page", change == "index.html"]
     run(*command)
     before = (files / "out" / "table.manifest.json").stat().st_mtime_ns
     image = files / "CheXpert" / "test" / "patient00001" / "study1" / "view1_frontal.jpg"
+    page = files / "out" / "index.html"
+    written = page.read_bytes() if page.exists() else None
     if change == "method":
         mask_files.write(files / "full.json", METHODS["chexseg"].items())
     elif change in ("image", "map"):
@@ -108,6 +115,7 @@ def test_what_makes_a_report_stale(files, change):
     run(*command)
     assert (files / "out" / "table.manifest.json").stat().st_mtime_ns != before
     assert (files / "out" / "sheet.png").stat().st_size > 1000
+    assert (page.read_bytes() if page.exists() else None) == written
     assert len(pd.read_csv(files / "out" / "table.csv")) == 5 * 3 * 4
 
 
@@ -130,7 +138,8 @@ def test_times_are_refreshed_without_making_the_report_again(files):
 
 def test_make_tables_without_pictures_needs_no_image(files):
     run(*arguments(files), "--output_dir", files / "out", "--num_examples", 0, "--image_dir", files / "none")
-    assert sorted(p.name for p in (files / "out").iterdir()) == ["table.csv", "table.manifest.json", "table.md"]
+    made = ["metrics.csv", "paired.csv", "table.csv", "table.manifest.json", "table.md"]
+    assert sorted(p.name for p in (files / "out").iterdir()) == made
 
 
 def test_make_tables_names_what_is_wrong(files):
@@ -149,3 +158,31 @@ def test_make_tables_names_what_is_wrong(files):
         with pytest.raises(SystemExit) as ended:
             run("--method", text)
         assert ended.value.code == 2
+
+
+def test_masks_that_leak_are_refused_or_stamped_everywhere(files):
+    command = [*arguments(files), "--output_dir", files / "out", "--num_examples", 0]
+    leak_guard.record(files / "full.json", {"trained": ["patient00003"]})
+    with pytest.raises(DataError, match="full.json: trained on 1 of the 3 scored patients: patient00003"):
+        run(*command)
+    assert not (files / "out" / "table.csv").exists()
+    run(*command, "--allow_leak")
+    for table in ("table", "metrics", "paired"):
+        assert pd.read_csv(files / "out" / f"{table}.csv")["leak"].str.startswith("full.json: trained on 1").all()
+    assert "**LEAK, these scores are no test:** full.json" in (files / "out" / "table.md").read_text()
+    with pytest.raises(DataError, match="full.json: trained"):
+        run(*command)  # what is up to date with the override is not without
+    leak_guard.record(files / "full.json", {"trained": ["patient00009"]})
+    run(*command)
+    assert "leak" not in pd.read_csv(files / "out" / "table.csv")
+
+
+def test_make_tables_with_the_list_of_all_images(files):
+    listed = files / "test_labels.csv"
+    listed.write_text("Path\n" + "".join(f"test/patient{i:05d}/study1/view1_frontal.jpg\n" for i in range(1, 5)))
+    everywhere = {**METHODS["full"], name(4): entry(0, 80, 0)}
+    mask_files.write(files / "full.json", everywhere.items())
+    run(*arguments(files), "--output_dir", files / "out", "--num_examples", 0, "--all_images", listed)
+    table = pd.read_csv(files / "out" / "table.csv").set_index(["method", "protocol", "task"])
+    assert table.loc[("full", "pooled", "Airspace Opacity"), "iou"] == pytest.approx(150 / 280, abs=1e-6)
+    assert table.loc[("chexseg", "pooled", "Edema"), "n_images"] == 4

@@ -49,6 +49,10 @@ class Samples:
     def __getitem__(self, index):
         return self.samples[index]
 
+    def bits(self, index):
+        masks, known = self.samples[index].masks, self.samples[index].known
+        return np.ones(len(masks), bool) if known is None else known, masks.any((1, 2))
+
 
 class Oracle(nn.Module):
     """Answers from the image: a logit of +4 where it is bright."""

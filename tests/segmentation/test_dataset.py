@@ -10,7 +10,7 @@ from chexseg.data.images import fit_shape
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
 from chexseg.segmentation import dataset
-from chexseg.segmentation.dataset import SegmentationSet, augmented, prepare
+from chexseg.segmentation.dataset import SegmentationSet, inputs_of, prepare
 from chexseg.training.draws import Draw
 from tests.segmentation.small import TASKS, Samples, blocks, coded, save_image
 
@@ -20,7 +20,8 @@ def test_masks_move_with_the_image(tmp_path, shape):
     """An image that is its own mask still is, wherever the resized image is clearly black or white."""
     mask = blocks(np.random.default_rng(0), *shape)
     path = save_image(tmp_path, "patient00001_study1_view1_frontal", mask * 255)
-    image, found, size = prepare((path, [coded(mask), None]), 32)
+    image, found, size, known = prepare((path, [coded(mask), None]), 32)
+    assert known.tolist() == [True, False]
     assert size == shape and image.shape == (32, 32) and found.shape == (2, 32, 32)
     height, width = fit_shape(*shape, 32)
     assert not found[1].any() and not found[0, height:].any() and not found[0, :, width:].any()
@@ -48,6 +49,7 @@ def test_cache_of_a_masks_file(folder):
     assert found.ids == [f"patient{i:05d}_study1_view1_frontal" for i in range(3)]
     assert [found.size(i) for i in range(3)] == [(40, 30), (32, 32), (20, 50)]
     assert [found[i].masks.any((1, 2)).tolist() for i in range(3)] == [[True] * 3, [True, True, False], [True] * 3]
+    assert [found[i].known.tolist() for i in range(3)] == [[True] * 3, [True, True, False], [True] * 3]
 
 
 @pytest.mark.parametrize("what", ["image", "mask", "tasks", "size"])
@@ -96,32 +98,26 @@ def test_sets_follow_one_another():
     assert sample["masks"].dtype == torch.uint8
 
 
+def test_what_nobody_drew_is_unknown_and_what_is_empty_is_absent(folder):
+    entries = [(name, dict(entry)) for name, entry in MaskFile(folder / "masks.json").items()]
+    entries[2][1]["Cardiomegaly"] = coded(np.zeros((20, 50), np.uint8))
+    mask_files.write(folder / "masks.json", entries)
+    both = SegmentationSet([build_cache(folder), Samples("whole", 2)])
+    assert [both[Draw(i)]["known"].tolist() for i in (1, 2, 3)] == [[True, True, False], [True] * 3, [True] * 3]
+    assert both.counts().present.tolist() == [4, 5, 4]
+    assert both.counts().absent.tolist() == [1, 0, 0]
+    assert both.counts().unknown.tolist() == [0, 0, 1]
+
+
+def test_a_file_that_moves_to_another_set_is_another_input(folder):
+    cache, source = build_cache(folder), folder / "weights"
+    assert inputs_of([cache], [cache], source=source) == [cache.path, None, cache.path, None, source]
+    assert inputs_of([cache, cache], [], source=None) == [cache.path, cache.path, None, None, None]
+
+
 def test_augmentation_is_a_function_of_the_draw():
     dataset = SegmentationSet([Samples("a", 2)], augment=True)
     first, again, other = (dataset[Draw(0, (17, 0, position))] for position in (4, 4, 5))
     assert torch.equal(first["image"], again["image"]) and torch.equal(first["masks"], again["masks"])
     assert not torch.equal(first["image"], other["image"])
     assert torch.equal(dataset[Draw(0)]["image"], torch.from_numpy(Samples("a", 2).samples[0].image))
-
-
-def test_augmentation_moves_masks_with_the_image_and_does_not_mirror():
-    mask = np.zeros((64, 64), np.uint8)
-    mask[20:44, 8:24] = 1  # left of the middle
-    for seed in range(30):
-        image, moved = augmented(mask * 100 + 50, np.stack([mask, 0 * mask]), np.random.default_rng(seed))
-        assert set(np.unique(moved)) <= {0, 1} and not moved[1].any()
-        assert np.argwhere(moved[0])[:, 1].mean() < 28
-        inside, outside = image[cv2.erode(moved[0], np.ones((5, 5))) > 0], image[8:56, 40:56]
-        assert inside.min() > outside.max() + 40
-        assert 0.7 * mask.sum() < moved[0].sum() < 1.4 * mask.sum()
-
-
-def test_augmentation_leaves_the_padding_black():
-    film = np.full((64, 64), 120, np.uint8)
-    film[:, 40:] = 0
-    seen = set()
-    for seed in range(10):
-        image, _ = augmented(film, np.zeros((1, 64, 64), np.uint8), np.random.default_rng(seed))
-        assert not image[:, 56:].any()  # shifted by 3 pixels at most, turned by 10 degrees
-        seen.add(int(image[20:44, 8:24].max()))
-    assert len(seen) > 5 and min(seen) < 110 and max(seen) > 130

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.testing import assert_close
 from chexseg.errors import DataError
 from chexseg.evaluation.pooled_iou import PooledIoU
 from chexseg.runtime import distributed
-from chexseg.segmentation.dataset import SegmentationSet
+from chexseg.segmentation.dataset import SegmentationSet, TaskCounts
 from chexseg.segmentation.evaluator import Evaluator
 from chexseg.segmentation.training import SegmentationTrainer
 from chexseg.training.draws import shuffled
@@ -31,9 +32,9 @@ def pooled(rows):
     return counts
 
 
-def evaluator(common=()):
-    dataset = SegmentationSet([Samples("a", 3)])
-    return Evaluator(dataset, SPEC, common=common, batch_size=2, device=torch.device("cpu"))
+def evaluator(common=(), count=6, **options):
+    dataset = SegmentationSet([Samples("a", count)])
+    return Evaluator(dataset, SPEC, common=common, batch_size=2, device=torch.device("cpu"), **options)
 
 
 def test_thresholds_and_score_of_the_validation_set():
@@ -67,13 +68,53 @@ def test_a_task_that_occurs_nowhere_takes_one_half():
     assert found["train_miou"] is None
 
 
+FEW = TaskCounts(*(np.array(values) for values in ([9, 9, 0], [1, 1, 0], [0, 0, 10])))
+
+
+def test_a_task_with_few_positive_images_takes_its_threshold_from_both_sets():
+    # Of each set 100 true pixels. Alone, validation would take 0 (as good as 0.25, and lower).
+    valid, train = pooled([{0.3: 80}, {0.3: 80}, {0.9: 100}]), pooled([{0.6: 100}, {0.6: 100}, None])
+    train.counts[:, 0, 12] += 1000  # false pixels of training images, up to 0.55
+    few = evaluator(count=4, train_counts=FEW)  # 4 positive images of each task
+    found = few.summarise(valid, train)
+    assert found["thresholds"] == pytest.approx([0.6, 0.6, 1.0])  # 100 / 200 at 0.6, 180 / 1200 at 0
+    assert found["iou"] == {"Cardiomegaly": 0.0, "Edema": 0.0, "Support Devices": 0.0}
+    assert list(found["threshold_sources"].values()) == ["training and validation"] * 2 + ["none"]
+    enough = evaluator(count=5, train_counts=FEW).summarise(valid, train)
+    assert enough["thresholds"] == pytest.approx([0.0, 0.0, 1.0])
+    assert list(enough["threshold_sources"].values()) == ["validation"] * 2 + ["none"]
+
+
+def test_common_tasks_with_few_training_images_take_their_thresholds_from_both_sets():
+    counts = FEW._replace(present=np.array([4, 5, 0]))
+    found = evaluator(common=("Cardiomegaly",), train_counts=counts)
+    assert found.threshold_sources() == ["training and validation", "training", "none"]
+
+
+def test_a_task_that_is_never_learnt_is_never_predicted_whatever_validation_shows():
+    found = evaluator(train_counts=FEW).summarise(pooled([{0.3: 30}] * 3), pooled([{0.3: 30}] * 2 + [None]))
+    assert found["thresholds"][2] == 1.0 and found["iou"]["Support Devices"] == 0.0
+    assert found["miou"] == pytest.approx((0.3 + 0.3 + 0) / 3)  # it is missed, and that counts
+
+
+def test_what_is_unknown_changes_no_tally():
+    found, (logits, masks) = evaluator(), torch.randn(2, 2, 3, 32, 32).unbind(0)
+    known, masks = torch.tensor([[True, False, True], [True, True, False]]), masks > 0
+    whole = found.tally(logits, {"masks": masks, "known": known})
+    assert whole.sum((1, 2)).tolist() == [2 * 1024, 1024, 1024]
+    masks[0, 1], logits[1, 2] = ~masks[0, 1], 9.0  # unknown: whatever they are
+    assert torch.equal(found.tally(logits, {"masks": masks, "known": known}), whole)
+    one = found.tally(logits[1:, 1:2].expand(1, 3, -1, -1), {"masks": masks[1:, 1:2].expand(1, 3, -1, -1)})
+    assert torch.equal(one[1], whole[1])
+
+
 def test_evaluation_masks_without_a_pixel_of_what_counts_are_refused():
     with pytest.raises(DataError, match="no pixel of Edema"):
         evaluator(common=("Edema",)).summarise(pooled([{0.3: 30}, None, None]), pooled([None, {0.3: 30}, None]))
 
 
 def test_evaluator_sees_every_image_once():
-    samples = Samples("a", 3)
+    samples = Samples("a", 6)
     for sample in samples.samples:
         sample.image[:] = 255 * sample.masks[0]
         sample.masks[1] = 0
@@ -81,9 +122,10 @@ def test_evaluator_sees_every_image_once():
     counts = torch.zeros(3, 2, 21, dtype=torch.int64)
     counts[:, 1, 20] = 1
     metrics = found(Oracle(), counts)
-    # sigmoid(-4) = 0.018: only threshold 0 takes the background too.
+    # sigmoid(-4) = 0.018: only threshold 0 takes the background too. Edema, which only training images show, takes its
+    # threshold from both: the validation images without it have background that it must not mark.
     assert metrics["iou"] == {"Cardiomegaly": 1.0, "Edema": None, "Support Devices": 1.0}
-    assert metrics["thresholds"] == pytest.approx([0.05, 0.0, 0.05])
+    assert metrics["thresholds"] == pytest.approx([0.05, 0.05, 0.05])
     tally = found.tally(Oracle()(torch.ones(2, 3, 32, 32)), {"masks": torch.ones(2, 3, 32, 32)})
     assert tally.sum().item() == 2 * 3 * 32 * 32 and tally[:, 1, 20].tolist() == [2048] * 3
 
@@ -101,7 +143,7 @@ def test_ranks_evaluate_a_share_each_and_agree(monkeypatch):
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: world_size)
         monkeypatch.setattr(PooledIoU, "all_reduce", all_reduce)
-        return evaluator()(Oracle(), pooled([{0.5: 9}] * 3).counts), counted[0]
+        return evaluator(count=3)(Oracle(), pooled([{0.5: 9}] * 3).counts), counted[0]
 
     alone, whole = evaluate()
     first, second = (evaluate(rank, 2)[1] for rank in (0, 1))
@@ -112,7 +154,7 @@ def test_ranks_evaluate_a_share_each_and_agree(monkeypatch):
 def test_loss_normalises_as_told():
     head = nn.Conv2d(3, 3, 1)
     options, spec = RunOptions(num_epochs=1, batch_size=1, lr=0.1), replace(SPEC, normalisation="chexpert")
-    sets, folder = ([Samples("a", 1)], Samples("b", 1)), Path("nowhere")
+    sets, folder = [SegmentationSet([Samples(name, 1)]) for name in "ab"], Path("nowhere")
     trainer = SegmentationTrainer(head, spec, *sets, folder=folder, order=shuffled(1, 0), options=options)
     seen = []
     batch = {"image": torch.full((1, 4, 4), 128, dtype=torch.uint8), "masks": torch.zeros(1, 1, 4, 4)}

@@ -1,0 +1,184 @@
+"""Figures for the page and for papers: intervals, training curves, quality of pseudo masks, label budgets.
+
+Each function returns a matplotlib figure in one of `STYLES`; `save` writes it as PNG and PDF, `data_uri` as SVG for a
+page. Series differ in marker and dash as well as in colour (Okabe and Ito 2008), so that a grey print reads too.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+
+from chexseg.evaluation.figure import METADATA
+from chexseg.runtime.files import atomic
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b5b5b", "#e69f00")
+DARK_COLOURS = ("#56b4e9", "#ff8a3d", "#2fe0a0", "#ff9fd3", "#ffe95c", "#9fc5ff", "#c0c6ce", "#ffb000")
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+INK = {"light": ("#14181f", "#ffffff", "#d5dae1", "#4a5361"), "dark": ("#f0f2f5", "#0d1014", "#353e49", "#aeb7c2")}
+STYLES = tuple(INK)
+DPI = 300  # of the PNG: what journals ask for
+
+
+def settings(style: str) -> dict[str, Any]:
+    ink, paper, line, soft = INK[style]
+    return {
+        "axes.edgecolor": soft, "axes.facecolor": paper, "axes.labelcolor": ink, "axes.titlecolor": ink,
+        "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelsize": 9,
+        "figure.facecolor": paper, "figure.constrained_layout.use": True, "font.family": "sans-serif", "font.size": 9,
+        "grid.color": line, "grid.linewidth": 0.6, "legend.frameon": False, "legend.labelcolor": ink,
+        "legend.fontsize": 8.5, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "chexseg",
+        "text.color": ink, "xtick.color": soft, "ytick.color": soft, "xtick.labelcolor": ink, "ytick.labelcolor": ink,
+    }  # fmt: skip
+
+
+@contextmanager
+def _styled(style: str) -> Iterator[Sequence[str]]:
+    """matplotlib in a style; gives its colours."""
+    with matplotlib.rc_context(settings(style)):
+        yield DARK_COLOURS if style == "dark" else COLOURS
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write `path` with the suffixes .png and .pdf. The same figure gives the same bytes."""
+    written: list[Path] = []
+    for suffix, metadata in METADATA.items():
+        target = path.with_name(f"{path.name}.{suffix}")
+        with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(target) as temporary:
+            figure.savefig(temporary, format=suffix, dpi=DPI, metadata=metadata, facecolor=figure.get_facecolor())
+        written.append(target)
+    return written
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure as an address that an <img> shows without fetching anything."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "chexseg"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(text.getvalue().encode()).decode()
+
+
+def forest(
+    rows: Sequence[tuple[str, float, float, float]], label: str, *, zero: bool = False, style: str = "light"
+) -> Figure:
+    """A forest plot: (name, value, lower, upper) from the top down. `zero` draws the line of no difference."""
+    with _styled(style) as colours:
+        figure = Figure((6.4, 0.75 + 0.36 * max(len(rows), 1)))
+        axes = figure.subplots()
+        for place, (_, value, lower, upper) in enumerate(rows):
+            clear = zero and not (lower <= 0 <= upper)
+            axes.plot([lower, upper], [place, place], color=colours[0], linewidth=2.2, solid_capstyle="butt")
+            fill = colours[0] if clear or not zero else axes.get_facecolor()
+            axes.plot([value], [place], "s", color=colours[0], markerfacecolor=fill, markersize=6.5)
+        if zero:
+            axes.axvline(0, color=INK[style][0], linewidth=1)
+        else:
+            axes.set_xlim(left=0)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+    return figure
+
+
+def training(
+    log: Sequence[Mapping], best: int | None, score: tuple[str, str] = ("score", "score"), *, style: str = "light"
+) -> Figure:
+    """Loss, score and learning rate by epoch, as a training's log.jsonl has them. `best` is the epoch that was kept,
+    `score` the key of the score in the log and its title."""
+    panels = [("train_loss", "training loss"), score, ("lr", "learning rate")]
+    panels = [(key, title) for key, title in panels if any(_is_number(line.get(key)) for line in log)]
+    with _styled(style) as colours:
+        figure = Figure((9.2, 2.3), layout="none")  # the page draws many: a computed layout takes most of their time
+        grid = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
+        figure.subplots_adjust(left=0.065, right=0.99, bottom=0.2, top=0.84, wspace=0.28)
+        for axes, (key, title), colour in zip(grid, panels, colours, strict=False):
+            points = [(line["epoch"], line[key]) for line in log if _is_number(line.get(key))]
+            epochs, values = zip(*points, strict=True)
+            axes.plot(epochs, values, "-o", color=colour, markersize=3.5 if len(points) < 40 else 0, linewidth=1.6)
+            if best in epochs:
+                axes.axvline(best, color=INK[style][3], linestyle=":", linewidth=1.2)
+                axes.plot([best], [values[epochs.index(best)]], "*", color=INK[style][0], markersize=11, zorder=5)
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+    return figure
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
+    """Quality of pseudo masks: IoU of each task (rows) by source, with intervals; columns source, gate, task, iou,
+    lower, upper. A source with several gates counts once for each."""
+    names = list(dict.fromkeys(_source_names(table)))
+    tasks = list(dict.fromkeys(table["task"]))
+    with _styled(style) as colours:
+        figure = Figure((7.4, 1.1 + (0.16 + 0.13 * len(names)) * max(len(tasks), 1)))
+        axes = figure.subplots()
+        step = 0.8 / max(len(names), 1)
+        for number, name in enumerate(names):
+            rows = table[[one == name for one in _source_names(table)]].drop_duplicates("task").set_index("task")
+            known = [task for task in tasks if task in rows.index and np.isfinite(rows.loc[task, "iou"])]
+            places = [tasks.index(task) + step * (number - (len(names) - 1) / 2) for task in known]
+            chosen = rows.loc[known]
+            axes.hlines(places, chosen["lower"], chosen["upper"], color=colours[number % len(colours)], linewidth=1.6)
+            axes.plot(chosen["iou"], places, MARKERS[number % len(MARKERS)], color=colours[number % len(colours)],
+                      markersize=5, linestyle="", label=name)  # fmt: skip
+        axes.set_yticks(range(len(tasks)), tasks)
+        axes.set_ylim(len(tasks) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.grid(False, axis="y")
+        for place in range(1, len(tasks)):
+            axes.axhline(place - 0.5, color=INK[style][2], linewidth=0.6)
+        axes.set_xlabel("IoU with the expert")
+        figure.legend(loc="outside upper center", ncols=min(len(names), 4))
+    return figure
+
+
+def _source_names(table: pd.DataFrame) -> list[str]:
+    gates = table["gate"] if "gate" in table else [""] * len(table)
+    return [f"{source}, {gate}" if isinstance(gate, str) and gate else str(source) for source, gate in
+            zip(table["source"], gates, strict=True)]  # fmt: skip
+
+
+def label_budget(table: pd.DataFrame, *, style: str = "light") -> Figure:
+    """mIoU by the number of expert images: columns method, n_expert, iou, and lower, upper where they are known."""
+    with _styled(style) as colours:
+        figure = Figure((5.4, 3.6))
+        axes = figure.subplots()
+        for number, (name, rows) in enumerate(table.groupby("method", sort=False)):
+            rows, colour = rows.sort_values("n_expert"), colours[number % len(colours)]
+            axes.plot(rows["n_expert"], rows["iou"], marker=MARKERS[number % len(MARKERS)], color=colour, linewidth=1.7,
+                      linestyle=DASHES[number % len(DASHES)], markersize=5.5, label=str(name))  # fmt: skip
+            if {"lower", "upper"} <= set(rows):
+                axes.fill_between(rows["n_expert"], rows["lower"], rows["upper"], color=colour, alpha=0.16, linewidth=0)
+        budgets = sorted(set(table["n_expert"]))
+        if budgets and budgets[0] > 0:
+            axes.set_xscale("log")
+            _plain_ticks(axes, budgets)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("images that an expert outlined")
+        axes.set_ylabel("mIoU")
+        axes.legend()
+    return figure
+
+
+def _plain_ticks(axes: Axes, places: Sequence[float]) -> None:
+    axes.set_xticks(places)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())

@@ -1,0 +1,113 @@
+"""All films of a test set, those without any finding too, which CheXlocalize's ground truth files leave out.
+
+A mask that a method draws on such a film is a false positive. CheXlocalize's per-image score counts it with 0; here the
+pooled score counts its pixels in the union, too: whoever has the list of all films passes it, and both are honest.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chexseg.data import rle
+from chexseg.data.chexpert import image_id
+from chexseg.errors import DataError
+from chexseg.evaluation.metrics import some
+
+Masks = Mapping[str, Mapping]
+
+
+class FilmList(dict[str, frozenset[str]]):
+    """All films of a set: image id -> the tasks that its label file calls present (1); empty without label columns."""
+
+
+def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
+    """The frontal films of a label file (column `Path`, and `Frontal/Lateral` where there is one), and their findings,
+    some of which may stand under another name (`aliases`)."""
+    aliases = aliases or {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if "Path" not in (rows.fieldnames or ()):
+                raise DataError(f"{path}: no column 'Path'; it has {', '.join(rows.fieldnames or ())}")
+            listed = [(image_id(row["Path"]), row) for row in rows if row["Path"]]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such list of images") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from error
+    films = FilmList()
+    for film, row in listed:
+        view = row.get("Frontal/Lateral")
+        if view == "Frontal" if view else "lateral" not in film:
+            films[film] = frozenset(aliases.get(task, task) for task, value in row.items() if value in ("1", "1.0"))
+    return films
+
+
+class Joined(Mapping[str, Masks]):
+    """A masks file and some images more."""
+
+    def __init__(self, file: Mapping[str, Masks], more: Mapping[str, Masks]):
+        self.file, self.more = file, more
+
+    def __getitem__(self, image: str) -> Masks:
+        return self.more[image] if image in self.more else self.file[image]
+
+    def __contains__(self, image: object) -> bool:
+        return image in self.more or image in self.file
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.file
+        yield from self.more
+
+    def __len__(self) -> int:
+        return len(self.file) + len(self.more)
+
+
+@dataclass
+class FilmSet:
+    """Ground truth and predictions of all films, and what is to be said of them."""
+
+    truth: Mapping[str, Masks]
+    methods: dict[str, Mapping[str, Masks]]
+    notes: list[str]
+
+
+def complete(
+    truth: Mapping[str, Masks],
+    methods: Mapping[str, Mapping[str, Masks]],
+    films: FilmList,
+    tasks: Sequence[str],
+    *,
+    may_lack: Sequence[str] = (),
+) -> FilmSet:
+    """The set with its films without a finding: what the ground truth lacks is absent there, not unknown.
+
+    With the list a set is complete, so that an image without a prediction counts as an empty one (CheXlocalize's rule);
+    but for methods that `may_lack` images with ground truth (a second reader, who did not see them all). A film that no
+    method has a mask of has no known size and nothing to count. One whose labels have a finding is told of.
+    """
+    absent = [film for film in films if film not in truth]
+    empty = {}
+    for film in absent:
+        sizes = (coded["size"] for masks in methods.values() if film in masks for coded in masks[film].values())
+        if size := next(sizes, None):
+            nothing = rle.empty(size)
+            empty[film] = dict.fromkeys(tasks, nothing)
+    notes = [f"{len(empty)} films without a finding are scored: masks on them are false positives"]
+    if nowhere := [film for film in absent if film not in empty]:
+        notes.append(f"{len(nowhere)} films without a finding have no prediction, nothing to score: {some(nowhere)}")
+    labelled = [film for film in empty if films[film] & set(tasks)]
+    if labelled:
+        notes.append(
+            f"{len(labelled)} films have no ground truth although their labels have a finding; scored as without one, "
+            f"as in CheXlocalize: {some(labelled)}"
+        )
+    completed = {}
+    for name, masks in methods.items():
+        wanted = list(empty) if name in may_lack else [*truth, *empty]
+        missing = [image for image in wanted if image not in masks]
+        with_truth = sum(image in truth for image in missing)
+        if with_truth:
+            notes.append(f"{name}: {with_truth} images have no prediction, counted as empty masks")
+        completed[name] = Joined(masks, dict.fromkeys(missing, {})) if missing else masks
+    return FilmSet(Joined(truth, empty), completed, notes)
