@@ -30,8 +30,11 @@ from chexseg.runtime.files import atomic
 
 NAME = "index.html"
 FILMS_PER_PAGE = 120  # of at most films.MAX_BYTES each: a page stays below 20 MB
+LISTED_PAGES = 20  # with more pages than these, a page lists its own films only
 STYLES = ("page.css", "room.css")
 SCRIPTS = ("decode.js", "draw.js", "list.js", "room.js", "controls.js")
+# The picture's, but for white, which devices and bones are in a film themselves.
+COLOURS = tuple("#d2ff7a" if colour == "#ffffff" else colour for colour in figure.COLOURS)
 Content = dict[str, Any]
 
 
@@ -115,21 +118,35 @@ def write_report(folder: Path, run: Run, room: Room, *, title: str = "CheXseg re
         "trainings": summary.trainings(run.history),
         "origin": summary.origin(run.history, run.times, run.record),
     }
-    return _write_pages(folder, room, entries, SECTIONS, told, title)
+    listed = entries if len(page_names(len(entries))) <= LISTED_PAGES else None
+    return _write_pages(folder, room, listed, SECTIONS, told, title)
 
 
 def write_reading_room(folder: Path, room: Room, *, title: str = "Reading room", name: str = NAME) -> list[str]:
-    """Write the reading room alone, for films without an expert too. Returns the names of its pages."""
-    return _write_pages(folder, room, _entries(room), (ROOM,), {}, title, name)
+    """Write the reading room alone, for films without an expert too. Returns the names of its pages.
+
+    Of a large set (more than `LISTED_PAGES` pages) each page lists its own films only, and no more than a page's films
+    are in memory.
+    """
+    entries = _entries(room) if len(page_names(len(room.images))) <= LISTED_PAGES else None
+    return _write_pages(folder, room, entries, (ROOM,), {}, title, name)
 
 
-def _entries(room: Room) -> list[Content]:
+def own_films(
+    paths: Mapping[str, Path], masks: Mapping[str, Masks], tasks: Sequence[str], maps: Maps | None = None
+) -> Room:
+    """The reading room of films that no expert judged: a network's masks alone; `paths` are the films by id."""
+    source = Source("network", "Network", films.METHOD, masks)
+    return Room(list(paths), tuple(tasks), [source], lambda image: read_image(paths[image]), maps)
+
+
+def _entries(room: Room, page: int | None = None) -> list[Content]:
+    """A line of each film, or of those of a page."""
     if not room.images:
         raise DataError("no film to show")
-    entries = [films.entry(room, image) for image in room.images]
-    for number, one in enumerate(entries):
-        one["page"] = number // FILMS_PER_PAGE
-    return entries
+    first, stop = (0, len(room.images)) if page is None else (page * FILMS_PER_PAGE, (page + 1) * FILMS_PER_PAGE)
+    images = enumerate(room.images[first:stop], first)
+    return [films.entry(room, image) | {"page": number // FILMS_PER_PAGE} for number, image in images]
 
 
 def page_names(count: int, name: str = NAME) -> list[str]:
@@ -142,18 +159,17 @@ def page_names(count: int, name: str = NAME) -> list[str]:
 def _write_pages(
     folder: Path,
     room: Room,
-    entries: Sequence[Content],
+    entries: Sequence[Content] | None,
     sections: Sequence[Section],
     told: Content,
     title: str,
     name: str = NAME,
 ) -> list[str]:
-    peaks, names = films.peaks(room), page_names(len(entries), name)
-    shown = _room_content(room, entries, peaks, names)
+    peaks, names = films.peaks(room), page_names(len(room.images), name)
     template = _environment().get_template("page.html.j2")
     style, script = (_joined(files) for files in (STYLES, SCRIPTS))
     for number, file in enumerate(names):
-        first = number == 0
+        first, listed = number == 0, _entries(room, number) if entries is None else entries
         text = template.render(
             told,
             title=title if first else f"{title}, page {number + 1}",
@@ -162,8 +178,8 @@ def _write_pages(
             style=style,
             script=script,
             hashes={"style": _hash(style), "script": _hash(script)},
-            room=shown,
-            page=_page_content(room, entries, peaks, number),
+            room=_room_content(room, listed, peaks, names),
+            page=_page_content(room, listed, peaks, number),
         )
         with atomic(folder / file) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -195,7 +211,7 @@ def _room_content(room: Room, entries: Sequence[Content], peaks: Mapping[str, fl
     ]
     data = {
         "tasks": list(room.tasks),
-        "colours": [figure.COLOURS[n % len(figure.COLOURS)] for n in range(len(room.tasks))],
+        "colours": [COLOURS[n % len(COLOURS)] for n in range(len(room.tasks))],
         "sources": [{key: source[key] for key in ("key", "title", "kind")} for source in sources],
         "films": entries,
         "pages": list(names),
@@ -203,7 +219,7 @@ def _room_content(room: Room, entries: Sequence[Content], peaks: Mapping[str, fl
     }
     return {
         "data": data,
-        "count": len(entries),
+        "count": len(room.images),
         "pages": list(names),
         "tasks": [
             {"name": task, "count": sum(n in (one or ()) for one in counted)} for n, task in enumerate(room.tasks)
