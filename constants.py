@@ -60,12 +60,19 @@ _DEFAULTS = {
 _announced: set[str] = set()
 
 
+def folders() -> dict[str, Path]:
+    """What the three variables mean, set or not, whether it is there or not."""
+    return {name: Path(os.environ.get(name) or default).expanduser() for name, default in _DEFAULTS.items()}
+
+
 def _folder(variable: str, *, create: bool = False) -> Path:
     value = os.environ.get(variable)
     if value:
         folder = Path(value).expanduser()
         if not folder.is_dir():
-            raise DataError(f"{variable}={value}: no such folder; create it or point the variable elsewhere")
+            raise DataError(
+                f"{variable}={value}: no such folder; create it or point the variable elsewhere (doctor.py shows all)"
+            )
         return folder.resolve()
     folder = _DEFAULTS[variable]
     if variable not in _announced and os.environ.get("RANK", "0") == "0":

@@ -10,23 +10,19 @@ read from CheXpert's folder and masks have their size. Killed and run again, it 
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 import constants
-from chexseg.classifier import saliency_masks, saliency_store
-from chexseg.data import chexpert, mask_files, rle
-from chexseg.data.images import normalise
 from chexseg.errors import UsageError
-from chexseg.irnet import boundary_net, random_walk
-from chexseg.irnet.dataset import OtherFilms, TrainFilms
-from chexseg.runtime import cli, distributed, provenance, shards
-from chexseg.runtime.workers import ordered_map
-from chexseg.training import draws, loop
+from chexseg.irnet import options
+from chexseg.runtime import cli
+from chexseg.training.options import PRECISIONS
+
+if TYPE_CHECKING:
+    from chexseg.irnet.gates import Gate
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,23 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
         help="boundary network in $OBJ_EFFICIENCY_BASE_PATH/weakly_supervised/saved_models, or a path",
     )
     cli.add_boolean(parser, "--irn_is_training", default=True, help="the run is of the training set")
+    options.add_gate(parser)
     add(
-        "--gate",
-        choices=("labels", "probability", "none"),
-        default="labels",
-        help="empty mask of the walk where the image's label says absent (without labels: where the classifier does), "
-        "where the classifier does, or nowhere",
+        "--contradiction",
+        choices=options.CONTRADICTIONS,
+        default="empty",
+        help="mask of a finding that the gate calls present and of which the walk leaves nothing; unknown: none",
     )
-    cli.add_boolean(parser, "--uncertain_is_present", default=True, help="count labels of -1 as present")
-    add("--gate_probability", type=cli.fraction, default=0.5, help="least probability of a mask, --gate probability")
-    add("--csv_path", type=Path, help="labels for the gate [the training set's in CheXpert's folder]")
-    add("--beta", type=cli.positive_float, default=5.0, help="power of the affinities")
-    add("--exp_times", type=cli.non_negative_int, default=3, help="2^this steps of the walk")
-    add("--radius", type=cli.positive_int, default=3, help="a step goes less far than this, on the stride-4 grid")
-    add("--threshold", type=cli.fraction, default=0.6, help="foreground above this part of a score's maximum")
+    options.add_walk(parser)
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
     add("--image_size", type=cli.positive_int, help="side of the network's input, --irn_is_training False [the maps']")
-    add("--precision", choices=loop.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
     cli.add_run_options(parser)
     return parser
 
@@ -72,66 +62,69 @@ def run_folder(words: Sequence[str] | None) -> Path:
     return Path(*words) if words else constants.run_dir()
 
 
-def present_findings(args: argparse.Namespace, run: Path, films) -> tuple[np.ndarray, list[Path]]:
-    """(N, T) bool: which masks are not emptied by the gate; and the files that say so."""
-    if args.gate == "none":
-        return np.ones((len(films.ids), len(films.tasks)), bool), []
-    if args.gate == "probability" or not (args.irn_is_training or args.csv_path):
-        maps = saliency_store.open_maps(run)
-        return maps.probabilities(films.ids)[:, maps.task_rows(films.tasks)] >= args.gate_probability, saved(maps.path)
-    path = args.csv_path or chexpert.split_csv(constants.data_dir(), "train")
-    frame = chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES)
-    return chexpert.present(frame, films.ids, films.tasks, uncertain=args.uncertain_is_present), [path]
+def choose_gate(
+    gate: str, run: Path, *, of_training: bool, csv_path: Path | None, uncertain: str, least: float
+) -> "Gate":
+    """The gate that `--gate` means; a set without labels is gated by the classifier."""
+    from chexseg.classifier.saliency_store import open_maps
+    from chexseg.data import chexpert
+    from chexseg.irnet import gates
 
-
-def encoded(films, row: int, stack: np.ndarray) -> tuple[str, dict]:
-    return films.ids[row], dict(zip(films.tasks, rle.encode(stack), strict=True))
-
-
-def threshold(films, row: int) -> tuple[str, dict]:
-    """The masks of stage 2."""
-    film = films(row)
-    return encoded(films, row, saliency_masks.threshold_maps(film.maps, film.size, network_size=film.pixels.shape))
+    if gate == "none":
+        return gates.OpenGate()
+    if gate == "probability" or not (of_training or csv_path):
+        return gates.ProbabilityGate(open_maps(run), least)
+    path = csv_path or chexpert.split_csv(constants.data_dir(), "train")
+    return gates.LabelGate(path, constants.OBSERVATIONS, constants.ALIASES, uncertain)
 
 
 def main(args: argparse.Namespace) -> None:
-    run, device = run_folder(args.irn_pseudo_labels_save_dir), distributed.device(args.device)
-    if args.irn_is_training:
+    from chexseg.data import mask_files
+    from chexseg.irnet import stages
+    from chexseg.irnet.films import OtherFilms, TrainFilms
+    from chexseg.runtime import provenance, shards
+
+    run, of_training = run_folder(args.irn_pseudo_labels_save_dir), args.irn_is_training
+    if of_training:
         films = TrainFilms(run)
     else:
         films = OtherFilms(run, constants.LOCALIZATION_TASKS, constants.data_dir(), args.image_size)
     weights = Path(args.irn_best_model_name)
     weights = weights if weights.is_file() else constants.irnet_dir() / weights
-    model, spec = boundary_net.load(weights)
-    model.to(device)
-    present, gates = present_findings(args, run, films)
-    walk = {"beta": args.beta, "exp_times": args.exp_times, "radius": args.radius}
-
-    def walked(rows: Sequence[int]) -> Iterator[tuple[str, dict]]:
-        stream = ordered_map(films, rows, args.num_workers)
-        for batch in draws.fixed_slots(rows, args.batch_size):
-            places = [place for place, row in enumerate(batch) if row is not None]
-            some = [(batch[place], next(stream)) for place in places]
-            filled = [np.zeros_like(some[0][1].pixels)] * args.batch_size
-            for place, (_, film) in zip(places, some, strict=True):
-                filled[place] = film.pixels
-            pixels = torch.from_numpy(np.stack(filled)).to(device)
-            with torch.inference_mode(), loop.autocast(device, args.precision):
-                boundary = random_walk.mirrored_boundary(model, normalise(pixels, spec.normalisation))[places]
-            maps = torch.from_numpy(np.stack([film.maps for _, film in some])).to(device)
-            allowed = torch.from_numpy(present[[row for row, _ in some]]).to(device)
-            scores = random_walk.pseudo_scores(maps, boundary, allowed, **walk)
-            # Masks of a training set are of one size; of originals one image fills much of a small GPU.
-            step = len(some) if args.irn_is_training else 1
-            for start in range(0, len(some), step):
-                group = some[start : start + step]
-                stacks = random_walk.masks_from_scores(
-                    scores[start : start + step], group[0][1].size, threshold=args.threshold
-                )
-                for (row, _), stack in zip(group, stacks.cpu().numpy(), strict=True):
-                    yield encoded(films, row, stack)
-
-    def build(kind: str, process, record: dict) -> None:
+    gate = choose_gate(
+        args.gate,
+        run,
+        of_training=of_training,
+        csv_path=args.csv_path,
+        uncertain=options.uncertain_means(args.uncertain, args.uncertain_is_present),
+        least=args.gate_probability,
+    )
+    walk = {name: getattr(args, name) for name in options.WALK}
+    decided = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
+    size = {"image_size": films.size}
+    inputs = [*films.inputs, weights, *gate.inputs]
+    made = {
+        "cams": (
+            partial(stages.threshold_masks, films=films, num_workers=args.num_workers),
+            provenance.describe(size, films.inputs, code=__file__),
+        ),
+        "irnet": (
+            partial(
+                stages.walk_masks,
+                films=films,
+                gate=gate,
+                weights=weights,
+                walk=walk,
+                contradiction=args.contradiction,
+                device=args.device,
+                batch_size=args.batch_size,
+                precision=args.precision,
+                num_workers=args.num_workers,
+            ),
+            provenance.describe(decided | size, inputs, code=__file__),
+        ),
+    }
+    for kind, (process, record) in made.items():
         shards.build(
             run / f"pseudo_seg_labels_encoded_{kind}.json",
             range(len(films.ids)),
@@ -143,21 +136,6 @@ def main(args: argparse.Namespace) -> None:
             item_fingerprint=films.fingerprint,
         )
 
-    build(
-        "cams",
-        lambda rows: ordered_map(partial(threshold, films), rows, args.num_workers),
-        provenance.describe({"image_size": films.size}, saved(films.path), code=__file__),
-    )
-    arguments = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
-    inputs = [*saved(films.path), weights, *gates]
-    build("irnet", walked, provenance.describe(arguments | {"image_size": films.size}, inputs, code=__file__))
-
-
-def saved(path: Path) -> list[Path]:
-    """The file, unless it is a folder of pickles."""
-    return [path] if path.is_file() else []
-
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     cli.run(main, build_parser)

@@ -13,15 +13,9 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-
 import constants
-from chexseg.errors import UsageError
-from chexseg.phantom import dataset
-from chexseg.phantom.patients import PRESETS
+from chexseg.phantom.presets import PRESETS
 from chexseg.runtime import cli
-
-SMALLEST = 32  # pixels: below, a nodule is less than one
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,13 +41,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    given = {name: getattr(args, name) for name in ("num_train", "num_valid", "num_test", "size")}
-    spec = replace(PRESETS[args.preset], seed=args.seed, **{k: v for k, v in given.items() if v is not None})
-    if spec.size < SMALLEST:
-        raise UsageError(f"--size {spec.size}: at least {SMALLEST} pixels, or nothing can be seen")
+    sizes = {"num_train": args.num_train, "num_valid": args.num_valid, "num_test": args.num_test, "size": args.size}
+    chosen = {name: value for name, value in sizes.items() if value is not None}
+    spec = replace(PRESETS[args.preset], seed=args.seed, **chosen)
+    spec.check()
     out_dir = constants.data_dir() if args.out_dir is None else args.out_dir.expanduser()
     gt_dir = args.gt_out or (constants.gt_dir(create=True) if args.out_dir is None else out_dir / "labels")
-    cv2.setNumThreads(1)  # films are small: processes help, threads do not
+
+    from chexseg.phantom import dataset
+
     dataset.generate(spec, out_dir, gt_dir.expanduser(), num_workers=args.num_workers, overwrite=args.overwrite)
     print(f"{out_dir}: {spec.num_train} training, {spec.num_valid} validation and {spec.num_test} test images")
 

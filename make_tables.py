@@ -4,10 +4,11 @@
         --method weak_irnet=weak/test_masks.json --method full=full/test_masks.json \\
         --method chexseg=chexseg/test_masks.json --human second_reader.json
 
-Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), table.md, sheet.png and
-index.html: one file with the tables, every film with everybody's outlines, the trainings and the commands. The names
-weak_cam, weak_irnet, full and chexseg get their ratios beside the paper's; other names are allowed. A report that is up
-to date is left as it is, but for the times of the stages in table.md.
+Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_positive), metrics.csv (Dice, precision,
+recall, specificity), paired.csv (differences of every two methods, with p and Holm's correction), table.md, sheet.png
+and index.html, one file with every film, everybody's outlines, trainings and commands. With --all_images the set is
+complete: masks on films without a finding are false positives. A report that is up to date is left as it is, but for the
+stages' times.
 """
 
 import argparse
@@ -17,36 +18,25 @@ from pathlib import Path
 import constants
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import report
-from chexseg.evaluation.methods import HUMAN
-from chexseg.runtime import cli, provenance
+from chexseg.evaluation.methods import HUMAN, file_or_named, named_file
+from chexseg.runtime import cli, leak_guard, provenance
 
 log = logging.getLogger(__name__)
-
-
-def method(text: str) -> tuple[str, Path]:
-    """argparse type for NAME=FILE."""
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise argparse.ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
-    return name, Path(path)
-
-
-def masks(text: str) -> tuple[str, Path]:
-    """argparse type for FILE or NAME=FILE."""
-    return ("", Path(text)) if "=" not in text or Path(text).is_file() else method(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--ground_truth", type=Path, help="masks JSON of the experts [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]")
-    add("--method", type=method, action="append", default=[], metavar="NAME=FILE", help="a method's masks JSON; repeat")
+    add("--all_images", type=Path, metavar="CSV", help="label file of the whole set, films without a finding too")
+    method = {"type": named_file, "action": "append", "default": [], "metavar": "NAME=FILE"}
+    add("--method", **method, help="a method's masks JSON; repeat")
     add("--human", type=Path, help="masks JSON of a second reader, the row `radiologist`")
     add("--output_dir", type=Path, default=Path("report"), help="folder to write to")
     add("--image_dir", type=Path, help="folder that contains CheXpert/, for the picture [$CHEXPERT_DATA_DIR]")
     add("--maps", type=Path, help="run folder with saliency maps of the test set, for the picture")
     pseudo_help = "masks JSON of pseudo masks of the test set, for the page and, the first, for the picture; repeat"
-    add("--pseudo", type=masks, action="append", default=[], metavar="[NAME=]FILE", help=pseudo_help)
+    add("--pseudo", type=file_or_named, action="append", default=[], metavar="[NAME=]FILE", help=pseudo_help)
     cli.add_boolean(parser, "--page", default=True, help="write index.html too, where a picture is drawn")
     add("--style", choices=report.STYLES, help="also write figures for papers, as PNG and PDF, to figures/ [none]")
     add("--runs", type=Path, help="folder whose logs and records the page tells of [$OBJ_EFFICIENCY_BASE_PATH]")
@@ -55,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to score")
     add("--num_replicates", type=cli.positive_int, default=1000, help="replicates of the bootstrap")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the bootstrap")
+    leak_guard.add_option(parser)
     return parser
 
 
@@ -81,9 +72,11 @@ def main(args: argparse.Namespace) -> None:
     image_dir = (args.image_dir or constants.data_dir()) if args.num_examples else None
     pseudo_paths = {name or "Pseudo masks": path for name, path in args.pseudo}
     quality = folder / report.QUALITY
+    records = [leak_guard.path_of(path) for path in paths.values() if leak_guard.path_of(path).is_file()]
+    more_inputs = [path for path in (args.all_images, *records) if path]
     record = provenance.describe(
         vars(args) | {"method": list(paths), "pseudo": list(pseudo_paths)},
-        [truth_path, *paths.values(), *pseudo_paths.values(), quality if quality.is_file() else None],
+        [truth_path, *paths.values(), *pseudo_paths.values(), quality if quality.is_file() else None, *more_inputs],
         code=__file__,
     )
     places = [str(place and place.resolve()) for place in (image_dir, args.maps)]
@@ -98,16 +91,20 @@ def main(args: argparse.Namespace) -> None:
         log.warning("%s: %s; making it again", folder, reason)
 
     from chexseg.classifier.saliency_store import open_maps
+    from chexseg.data.chexpert import patient_of
     from chexseg.data.mask_files import MaskFile
-    from chexseg.evaluation import comparison
+    from chexseg.evaluation import comparison, film_list
 
     truth = MaskFile(truth_path, constants.ALIASES)
     methods = {name: MaskFile(path, constants.ALIASES) for name, path in paths.items()}
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
-    found = comparison.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed)
+    films = film_list.read_list(args.all_images, constants.ALIASES) if args.all_images else None
+    patients = {patient_of(image) for image in [*truth, *(films or ())]}
+    leaks = leak_guard.check(paths.values(), patients, allow=args.allow_leak)
+    found = comparison.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed, films=films)
     for note in found.notes:
         log.warning(note)
-    print(report.write_tables(folder, found))
+    print(report.write_tables(folder, found, leaks))
     shown: list[Path] = []
     pages: list[str] = []
     if image_dir is not None:
@@ -127,13 +124,17 @@ def main(args: argparse.Namespace) -> None:
         if args.page:
             from chexseg.evaluation import page
 
-            room, films = page.report_room(truth, methods, pseudo, tasks, image_dir, maps)
+            room, film_paths = page.report_room(truth, methods, pseudo, tasks, image_dir, maps)
             runs = args.runs or constants.base_dir(create=False)
             run = page.collect_run(folder, found, truth_path, paths, [*pseudo_paths.values()], runs, record)
             pages += page.write_report(folder, run, room)
-            shown = [*dict.fromkeys([*shown, *films])]
-    report.seal(folder, record, fingerprint, shown, pages)
-    log.info("%s: %s", folder, ", ".join(["table.csv", "table.md", *(["sheet.png"] if shown else []), *pages]))
+            shown = [*dict.fromkeys([*shown, *film_paths])]
+    report.seal(folder, record | {"leaks": leaks}, fingerprint, shown, pages)
+    log.info(
+        "%s: %s",
+        folder,
+        ", ".join(["table.csv", "metrics.csv", "paired.csv", "table.md", *(["sheet.png"] if shown else []), *pages]),
+    )
 
 
 if __name__ == "__main__":

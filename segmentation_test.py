@@ -6,28 +6,30 @@
 
 Thresholds are those that training chose (thresholds.txt beside the model), never the test set's. The padding is cut
 off the probabilities, they are resized to the original image (bilinear) and then compared with the threshold. The
-printed IoU is pooled: intersections and unions summed over the set, at the original size.
+printed IoU is pooled: intersections and unions summed over the set, at the original size. With --all_images films
+without a finding are predicted and scored too; with --gate_predictions the classifier empties masks that it doubts.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import constants
-from chexseg.data import chexpert, mask_files
-from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
-from chexseg.evaluation import bootstrap, metrics
-from chexseg.runtime import cli, distributed, provenance, shards
-from chexseg.segmentation.dataset import locate
-from chexseg.segmentation.model import load_model
-from chexseg.segmentation.prediction import Originals, predict
-from chexseg.training import loop
+from chexseg.runtime import cli, distributed, leak_guard, provenance
+from chexseg.training.options import PRECISIONS
+
+if TYPE_CHECKING:
+    from chexseg.data.mask_files import MaskFile
+    from chexseg.segmentation.prediction_gate import PredictionGate
 
 log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
+# What these say is in the inputs' content, or decides no mask.
+PATHS = ("model_path", "test_masks_path", "output_path", "thresholds_path", "gate_predictions", "gate_cutoffs")
+PATHS += ("all_images", "allow_leak")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,95 +53,88 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
-    add("--precision", choices=loop.PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--all_images", type=Path, metavar="CSV", help="label file of the whole set: predict and score all its films")
+    add("--gate_predictions", type=Path, metavar="CSV", help="the classifier's predictions.csv of these films")
+    add("--gate_cutoffs", type=Path, metavar="CSV", help="of tune_thresholds.py: empty masks below these probabilities")
+    leak_guard.add_option(parser)
     cli.add_run_options(parser, shard_size=64)
     return parser
 
 
-def read_thresholds(path: Path, count: int) -> list[float]:
-    """The thresholds of `count` tasks, each from 0 to 1."""
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; segmentation_train.py writes it, or give --thresholds_path") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    numbers = isinstance(found, list) and all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in found)
-    if not numbers or len(found) != count:
-        raise DataError(f"{path}: expected a list of {count} numbers from 0 to 1")
-    return found
+def report(predicted: "MaskFile", truth: "MaskFile", films: Sequence[str] | None = None) -> None:
+    """Print how many masks there are and the pooled IoU of each task, and what could not be scored."""
+    from chexseg.data import task_counts
+    from chexseg.evaluation.film_list import read_list
+    from chexseg.evaluation.metrics import some
+    from chexseg.segmentation.report import pooled_iou
+
+    tasks = list(next(iter(predicted.values()), {}))  # a network predicts all its tasks of every image
+    log.info("%s", task_counts.summary(predicted, tasks))
+    lines, notes = pooled_iou(predicted, truth, tasks, films)
+    print("\n".join(lines))
+    listed = constants.gt_dir() / "test_labels.csv"
+    if films is None and listed.is_file() and truth.path.parent == listed.parent:
+        if absent := [image for image in read_list(listed) if image not in truth]:
+            notes.append(
+                f"{len(absent)} images of {listed} have no outline, so none is predicted "
+                f"(--all_images predicts them): {some(absent)}"
+            )
+    for note in notes:
+        log.info("%s", note)
+
+
+def choose_gate(predictions: Path | None, cutoffs: Path | None) -> "PredictionGate | None":
+    """The gate of the two options, which go together."""
+    from chexseg.segmentation.prediction_gate import PredictionGate
+
+    if (predictions is None) != (cutoffs is None):
+        raise UsageError("--gate_predictions and --gate_cutoffs go together")
+    return PredictionGate(predictions, cutoffs, constants.ALIASES) if predictions and cutoffs else None
 
 
 def main(args: argparse.Namespace) -> None:
+    from chexseg.data.chexpert import locate, patient_of
+    from chexseg.data.mask_files import MaskFile
+    from chexseg.evaluation.film_list import read_list
+    from chexseg.segmentation import stages
+
     if len(args.model_path) != len(args.output_path):
         raise UsageError(
             f"{len(args.model_path)} of --model_path do not go with {len(args.output_path)} of --output_path"
         )
+    gate = choose_gate(args.gate_predictions, args.gate_cutoffs)
+    for path in args.model_path:
+        if not path.is_file():
+            raise DataError(f"{path}: no such network; train one with segmentation_train.py")
+    truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
+    films = read_list(args.all_images) if args.all_images else None
+    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted({*truth, *(films or ())})}
+    options = {key: value for key, value in vars(args).items() if key not in PATHS}
     for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
         if len(args.model_path) > 1 and distributed.is_main():
             print(f"== {model_path}")
-        test(model_path, output_path, args)
-
-
-def test(model_path: Path, output_path: Path, args: argparse.Namespace) -> None:
-    """Predict with one model and print its IoU."""
-    device = distributed.device(args.device)
-    model, spec, _ = load_model(model_path)
-    model.to(device)
-    thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
-    thresholds = read_thresholds(thresholds_path, len(spec.tasks))
-    truth_path = args.test_masks_path or constants.gt_dir() / "test_encoded.json"
-    truth = MaskFile(truth_path, constants.ALIASES)
-    ids = sorted(truth)
-    row_of = {name: row for row, name in enumerate(ids)}
-    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in ids}
-
-    def process(names):
-        return predict(
-            model,
-            spec,
-            thresholds,
-            Originals(paths, names, spec.image_size),
+        thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
+        sources = [model_path, thresholds_path, args.gate_cutoffs]
+        leaks = leak_guard.check(sources, {patient_of(name) for name in paths}, allow=args.allow_leak)
+        leak_guard.inherit(output_path, sources)
+        inputs = [model_path, thresholds_path, truth.path, *(gate.inputs if gate else ())]
+        stages.build_masks(
+            output_path,
+            paths=paths,
+            thresholds_path=thresholds_path,
+            record=provenance.describe(options, inputs, code=__file__),
+            shard_size=args.shard_size,
+            model_path=model_path,
+            gate=gate,
             batch_size=args.batch_size,
-            device=device,
+            device=args.device,
             precision=args.precision,
             num_workers=args.num_workers,
-            rows=[row_of[name] for name in names],
         )
-
-    inputs = [model_path, thresholds_path, truth_path]
-    names = ("model_path", "test_masks_path", "output_path", "thresholds_path")
-    arguments = {key: value for key, value in vars(args).items() if key not in names}
-    shards.build(
-        output_path,
-        ids,
-        process=process,
-        shard_format=mask_files.MaskShards(),
-        record=provenance.describe(arguments, inputs, code=__file__),
-        shard_size=args.shard_size,
-        label="predicted masks",
-        item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),
-    )
-    if distributed.is_main():
-        report(MaskFile(output_path), truth, spec.tasks)
-
-
-def report(predicted: MaskFile, truth: MaskFile, tasks: Sequence[str]) -> None:
-    """Print the pooled IoU of each task, and what could not be scored."""
-    found = metrics.overlap(predicted, truth, tasks, sorted(truth))
-    iou = bootstrap.score(found, bootstrap.Resamples(found.images, 0), "pooled").values[0]
-    for task, value, images in zip(tasks, iou[:-1], (found.truth > 0).sum(0), strict=True):
-        print(f"{task:28s} {value:.4f}  {images} images" if value == value else f"{task:28s}   does not occur")
-    print(f"{'mIoU (pooled)':28s} {iou[-1]:.4f}  {len(found.images)} images")
-    for note in found.notes:
-        log.info("%s", note)
-    listed = constants.gt_dir() / "test_labels.csv"
-    if listed.is_file() and truth.path.parent == listed.parent:
-        frame = chexpert.read_labels(listed, constants.OBSERVATIONS, constants.ALIASES)
-        if absent := [image for image in chexpert.frontal(frame).index if image not in truth]:
-            log.info(
-                "%d images of %s have no outline, so none is predicted: %s", len(absent), listed, metrics.some(absent)
-            )
+        if distributed.is_main():
+            report(MaskFile(output_path), truth, films)
+            print("".join(f"LEAK, no test: {leak}\n" for leak in leaks), end="")
 
 
 if __name__ == "__main__":

@@ -12,36 +12,32 @@ Writes <save_dir>/<experiment_name>/: best_model.pth, thresholds.txt (JSON list,
 checkpoint.pt, from which the same command goes on.
 """
 
-import argparse
-import json
-import logging
-from pathlib import Path
+from __future__ import annotations
 
-import torch
+import argparse
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import constants
-from chexseg.data.mask_files import MaskFile
-from chexseg.data.sample_cache import SampleCache
-from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli, distributed, provenance
-from chexseg.runtime.files import atomic
-from chexseg.segmentation.dataset import SegmentationSet, build_cache
-from chexseg.segmentation.evaluator import Evaluator, make_loss
-from chexseg.segmentation.model import (
+from chexseg.errors import DataError
+from chexseg.runtime import cli, provenance
+from chexseg.segmentation.choices import (
     ENCODER_WEIGHTS_TYPES,
-    SegmentationSpec,
-    build_model,
-    load_encoder,
-    normalisation_for,
-    save_model,
+    EXPERT_SPLITS,
+    LOSSES,
+    Files,
+    encoder_file,
+    training_files,
 )
-from chexseg.training import draws, loop, tracking
+from chexseg.training.options import RunOptions
+from chexseg.training.run_record import Run
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from chexseg.data.sample_cache import SampleCache
+
 # Options that only say where things are: what is in the files counts, not their names.
-PATHS = "train_masks_path eval_masks_path ss_expert_annotations_masks_path ss_dnn_generated_masks_path encoder_weights"
-# Where to look for the images of experts' masks and of pseudo masks, in this order.
-EXPERT, PSEUDO = ("valid", "test", "train"), ("train", "valid", "test")
+PLACES = "train_masks_path eval_masks_path ss_expert_annotations_masks_path ss_dnn_generated_masks_path encoder_weights"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,10 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--wandb_project_name", default="", help="also log to this Weights & Biases project (offline without a login)")
     add("--wandb_run_name", default="", help="name of the run there")
     add("--train_set", choices=("train", "valid"), default="train", help="whose images --train_masks_path is about")
-    add("--train_masks_path", type=Path, help="masks JSON to train on (not with --semi_supervised)")
-    add("--eval_masks_path", type=Path, required=True, help="masks JSON that chooses epoch and thresholds")
-    add("--ss_expert_annotations_masks_path", type=Path, help="expert masks JSON (with --semi_supervised)")
-    add("--ss_dnn_generated_masks_path", type=Path, help="pseudo masks JSON (with --semi_supervised)")
+    files = {"type": Path, "nargs": "+", "metavar": "JSON"}
+    add("--train_masks_path", **files, help="masks to train on (not with --semi_supervised), from one or several files")
+    add("--eval_masks_path", **files, required=True, help="masks that choose epoch and thresholds")
+    add("--ss_expert_annotations_masks_path", **files, help="expert masks (with --semi_supervised)")
+    add("--ss_dnn_generated_masks_path", **files, help="pseudo masks (with --semi_supervised)")
     cli.add_boolean(parser, "--semi_supervised", help="train on expert and pseudo masks together")
     cli.add_boolean(parser, "--weighted", help="draw experts' images with --strong_labels_weight, else all alike")
     add("--strong_labels_weight", type=cli.fraction, default=0.9, help="probability that a draw is an expert's image")
@@ -67,113 +64,85 @@ def build_parser() -> argparse.ArgumentParser:
     add("--encoder_weights", default="", help="checkpoint; `imagenet` for torchvision's; empty or none for random")
     add("--normalisation", choices=("auto", "imagenet", "chexpert"), default="auto", help="auto: as the weights want")
     add("--image_size", type=cli.positive_int, default=320, help="longer side of an image, zero-padded to a square")
+    add("--loss", choices=LOSSES, default="dice", help="dice: the paper's; bce_dice: better for rare and unknown masks")
     cli.add_boolean(parser, "--augment", help="turn, zoom, shift and relight training images slightly")
     cli.add_boolean(
         parser,
         "--valid_common_pathologies",
         help="choose the epoch by the four common tasks, with thresholds from the training set",
     )
-    cli.add_boolean(parser, "--one_cycle", help="let the learning rate rise, then fall to zero; else it is constant")
-    loop.add_options(parser, num_epochs=20, batch_size=8, lr=1e-4)
-    cli.add_run_options(parser, shard_size=None)
+    RunOptions.add_to(parser, num_epochs=20, batch_size=8, lr=1e-4, one_cycle=True)
     return parser
 
 
-def mask_sets(args: argparse.Namespace) -> list[tuple[Path, tuple[str, ...]]]:
-    """The masks files to train on, and the splits in which to look for their images; experts' first."""
-    pair = {
-        "--ss_expert_annotations_masks_path": args.ss_expert_annotations_masks_path,
-        "--ss_dnn_generated_masks_path": args.ss_dnn_generated_masks_path,
-    }
-    single = {"--train_masks_path": args.train_masks_path}
-    wanted, unwanted = (pair, single) if args.semi_supervised else (single, pair)
-    mode = f"--semi_supervised {args.semi_supervised}"
-    for name in (n for n, path in wanted.items() if path is None):
-        raise UsageError(f"{mode} needs {name}")
-    for name in (n for n, path in unwanted.items() if path is not None):
-        raise UsageError(f"{name} does not go with {mode}")
-    if args.weighted and not args.semi_supervised:
-        raise UsageError("--weighted True needs --semi_supervised True")
-    if args.semi_supervised:
-        return [(args.ss_expert_annotations_masks_path, EXPERT), (args.ss_dnn_generated_masks_path, PSEUDO)]
-    return [(args.train_masks_path, EXPERT if args.train_set == "valid" else PSEUDO)]
+def caches_of(files: Files, image_size: int, num_workers: int) -> list[SampleCache]:
+    """The samples of masks files, decoded where they are not yet."""
+    from chexseg.segmentation.dataset import build_caches
+
+    options = {"data_dir": constants.data_dir(), "tasks": constants.LOCALIZATION_TASKS, "image_size": image_size}
+    return build_caches(constants.cache_dir(), files, constants.ALIASES, **options, num_workers=num_workers)
 
 
 def main(args: argparse.Namespace) -> None:
-    tasks, device = constants.LOCALIZATION_TASKS, distributed.device(args.device)
-    sets, folder = mask_sets(args), args.save_dir / args.experiment_name
-    weights, kind = args.encoder_weights, args.encoder_weights_type
-    auto = args.normalisation == "auto"
-    normalisation = normalisation_for(weights, kind) if auto else args.normalisation
-    spec = SegmentationSpec(
-        args.architecture, args.encoder, tasks, args.image_size, normalisation, args.decoder_channels
+    files = (
+        *training_files(
+            args.train_masks_path,
+            args.ss_expert_annotations_masks_path,
+            args.ss_dnn_generated_masks_path,
+            semi_supervised=args.semi_supervised,
+            weighted=args.weighted,
+            train_set=args.train_set,
+        ),
+        [(path, EXPERT_SPLITS) for path in args.eval_masks_path],
     )
+    folder, size, workers = args.save_dir / args.experiment_name, args.image_size, args.num_workers
+    encoder, weights, kind = args.encoder, args.encoder_weights, args.encoder_weights_type
+    run = Run(
+        folder,
+        provenance.describe(vars(args), code=__file__),
+        best=(folder / "best_model.pth", folder / "thresholds.txt"),
+        record_path=folder / "args.json",
+        places=tuple(PLACES.split()),
+        wandb_project=args.wandb_project_name,
+        wandb_run_name=args.wandb_run_name,
+    )
+    if run.looks_finished(args.resume):
+        from chexseg.segmentation.dataset import inputs_of
+
+        with suppress(DataError):  # what is wrong, if anything, is said below
+            sets = [caches_of(each, size, workers) for each in files]
+            if run.with_inputs(inputs_of(*sets, source=encoder_file(encoder, weights, kind))).finished_before():
+                return
+
+    from chexseg.runtime import distributed
+    from chexseg.segmentation import model as networks
+    from chexseg.segmentation.dataset import SegmentationSet, inputs_of
+    from chexseg.segmentation.training import SegmentationTrainer, check_scorable
+    from chexseg.training import draws, loop
+
+    options, tasks, device = RunOptions.of(vars(args)), constants.LOCALIZATION_TASKS, distributed.device(args.device)
+    normalisation = args.normalisation
+    if normalisation == "auto":
+        normalisation = networks.normalisation_for(weights, kind)
+    spec = networks.SegmentationSpec(args.architecture, encoder, tasks, size, normalisation, args.decoder_channels)
     loop.seed_everything(args.seed)
-    model = build_model(spec)
-    source = load_encoder(model, spec, weights, kind)
+    model = networks.build_model(spec)
+    source = networks.load_encoder(model, spec, weights, kind)
     model.to(device)
 
-    def caches_of(sets: list[tuple[Path, tuple[str, ...]]]) -> list[SampleCache]:
-        common = {"data_dir": constants.data_dir(), "tasks": tasks, "image_size": args.image_size}
-        files = [(MaskFile(path, constants.ALIASES), splits) for path, splits in sets]
-        folder, workers = constants.cache_dir(), args.num_workers
-        return [build_cache(folder, *each, **common, num_workers=workers) for each in files]
-
     common = constants.COMMON_TASKS if args.valid_common_pathologies else ()
-    (evaluation,) = caches_of([(args.eval_masks_path, EXPERT)])
-    scored = [tasks.index(task) for task in common or tasks]
-    if not any(evaluation[i].masks[scored].any() for i in range(len(evaluation))):
-        raise DataError(f"{args.eval_masks_path}: no mask of {', '.join(common or tasks)} has a pixel to score by")
-    caches = caches_of(sets)
-    order = draws.shuffled(sum(map(len, caches)), args.seed)
+    evaluation = caches_of(files[2], size, workers)
+    check_scorable(SegmentationSet(evaluation), ", ".join(map(str, args.eval_masks_path)), tasks, common)
+    strong, weak = (caches_of(each, size, workers) for each in files[:2])
+    n_strong, n_weak, weight = sum(map(len, strong)), sum(map(len, weak)), args.strong_labels_weight
+    order = draws.shuffled(n_strong + n_weak, args.seed)
     if args.weighted:
-        n_strong, n_weak, weight = *map(len, caches), args.strong_labels_weight
         order = draws.mixed(n_strong, n_weak, strong_weight=weight, seed=args.seed, epoch_len=args.epoch_len)
-    evaluator = Evaluator(
-        SegmentationSet([evaluation]),
-        spec,
-        common=common,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        device=device,
-    )
-    # A cache stands for the masks and images it was made from.
-    inputs = [*(found.path for found in [*caches, evaluation]), source]
-    record = provenance.describe(vars(args), inputs, code=__file__)
-    wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
-
-    def begin(resumed: bool) -> None:
-        provenance.write(folder / "args.json", record)
-        wandb.start(resumed=resumed)
-
-    def save_best(best_weights: dict[str, torch.Tensor], best: dict) -> None:
-        save_model(folder / "best_model.pth", best_weights, spec, best)
-        with atomic(folder / "thresholds.txt") as temporary:
-            temporary.write_text(json.dumps(best["thresholds"]) + "\n")
-
-    result = loop.fit(
-        model,
-        SegmentationSet(caches, augment=args.augment),
-        order=order,
-        compute_loss=make_loss(normalisation),
-        optimizer=torch.optim.Adam(model.parameters(), lr=args.lr),
-        folder=folder,
-        record=record | {"arguments": {k: v for k, v in record["arguments"].items() if k not in PATHS.split()}},
-        save_best=save_best,
-        score=lambda found: found[evaluator.score_name],
-        evaluate=evaluator,
-        tally=evaluator.tally,
-        schedule=loop.one_cycle if args.one_cycle else None,
-        begin=begin,
-        track=wandb.log,
-        device=device,
-        **loop.options(args),
-    )
-    wandb.close()
-    if not (folder / "best_model.pth").is_file():
-        raise DataError(f"{folder / 'best_model.pth'}: no longer there; train again with --resume none")
-    log.info("best epoch %d: %s %.4f", result.epoch, evaluator.score_name, result.score)
-    log.info("%s", folder / "best_model.pth")
+    dataset = SegmentationSet([*strong, *weak], augment=args.augment)
+    more = {"folder": folder, "order": order, "loss": args.loss, "common": common}
+    trainer = SegmentationTrainer(model, spec, dataset, SegmentationSet(evaluation), options=options, **more)
+    trainer.say_counts()
+    loop.fit(trainer, run.with_inputs(inputs_of(strong, weak, evaluation, source=source)), options)
 
 
 if __name__ == "__main__":

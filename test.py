@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 import constants
-from chexseg.classifier.choices import CAM_METHODS
+from chexseg.classifier.choices import CAM_METHODS, OUTPUT_STRIDES
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
 from chexseg.runtime import cli
@@ -35,6 +35,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
     add("--image_size", type=cli.positive_int, default=None, help="side of the network's input [checkpoint's, or 320]")
     add("--cam_method", choices=CAM_METHODS, default="gradcam", help="all but gradcam need the package grad-cam")
+    add("--output_stride", type=int, choices=OUTPUT_STRIDES, help="16 or 8: denser maps [the checkpoint's]")
+    add(
+        "--map_scales",
+        nargs="+",
+        type=cli.positive_float,
+        default=[1.0],
+        metavar="SCALE",
+        help="average maps over these",
+    )
+    cli.add_boolean(parser, "--map_mirror", help="average each map with that of the mirrored image")
     add("--save_format", choices=("hdf5", "pickle"), default="hdf5", help="pickle adds CheXlocalize's *_map.pkl")
     add("--normalisation", choices=tuple(NORMALISATION), default=None, help="of the input [checkpoint's, imagenet]")
     add("--csv_path", type=Path, default=None, help="label file [the set's own in CheXpert's folder]")
@@ -77,6 +87,9 @@ def main(args: argparse.Namespace) -> None:
         image_size=args.image_size,
         normalisation=args.normalisation,
         cam_method=args.cam_method,
+        output_stride=args.output_stride,
+        map_scales=args.map_scales,
+        map_mirror=args.map_mirror,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         device=args.device,

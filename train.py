@@ -9,130 +9,115 @@ valid.csv, and writes it with all that test.py needs. The folder <checkpoint>.tr
 checkpoint.pt, from which the same command goes on.
 """
 
-import argparse
-from pathlib import Path
+from __future__ import annotations
 
-import torch
+import argparse
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import constants
-from chexseg.classifier import models
-from chexseg.classifier.dataset import ImageSet, LabelledImages, aurocs, cached_pixels, label_array, predict
-from chexseg.data import chexpert
-from chexseg.data.images import NORMALISATION, normalise
-from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli, distributed, provenance
-from chexseg.training import draws, loop, losses, tracking
+from chexseg.classifier import torch_cache
+from chexseg.classifier.choices import ARCHITECTURES, OUTPUT_STRIDES, POOLINGS
+from chexseg.data.normalisation import NORMALISATION
+from chexseg.errors import DataError
+from chexseg.runtime import cli, provenance
+from chexseg.training.options import MENTION_POLICIES, UNCERTAIN_POLICIES, RunOptions
+from chexseg.training.run_record import Run
+
+if TYPE_CHECKING:
+    from chexseg.classifier.labelled import LabelledImages
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--ckpt_path", type=Path, required=True, help="where the best epoch is written")
-    add("--architecture", choices=models.ARCHITECTURES, default="resnet18", help="network")
+    add("--architecture", choices=ARCHITECTURES, default="resnet18", help="network")
     add("--weights", default="none", help="start from: none, imagenet (torchvision's, if in torch's cache), or a file")
     add("--image_size", type=cli.positive_int, default=320, help="side that images are stretched to")
     add("--normalisation", choices=tuple(NORMALISATION), default="imagenet", help="of the input")
-    add("--uncertain", choices=losses.UNCERTAIN_POLICIES, default="ones", help="what a label of -1 means to the loss")
-    add("--not_mentioned", choices=losses.MENTION_POLICIES, default="zeros", help="what an empty label means")
+    add("--uncertain", choices=UNCERTAIN_POLICIES, default="ones", help="what a label of -1 means to the loss")
+    add("--not_mentioned", choices=MENTION_POLICIES, default="zeros", help="what an empty label means")
+    add("--output_stride", type=int, choices=OUTPUT_STRIDES, default=32, help="16 or 8: denser saliency maps")
+    add("--pooling", choices=POOLINGS, default="average", help="how positions become one logit")
     add("--train_csv", type=Path, help="label file [train.csv in CheXpert's folder]")
     add("--valid_csv", type=Path, help="label file that chooses the epoch [valid.csv in CheXpert's folder]")
     add("--weight_decay", type=cli.non_negative_float, default=0.0, help="of Adam")
     cli.add_boolean(parser, "--augment", default=False, help="shift, turn, scale and re-expose the images")
     add("--wandb_project_name", default="", help="Weights & Biases project; empty: wandb is not even imported")
     add("--wandb_run_name", default="", help="its run")
-    cli.add_boolean(parser, "--one_cycle", help="let the learning rate rise, then fall to zero; else it is constant")
-    loop.add_options(parser, num_epochs=3, batch_size=16, lr=1e-4)
-    cli.add_run_options(parser, shard_size=None)
+    RunOptions.add_to(parser, num_epochs=3, batch_size=16, lr=1e-4, one_cycle=True)
     return parser
 
 
-def labelled(path: Path, args: argparse.Namespace, *, augment: bool, scored: bool) -> LabelledImages:
-    """The frontal images of a label file, cached. `scored`: DataError where no AUROC could be had from the labels."""
-    frame = chexpert.frontal(chexpert.read_labels(path, constants.OBSERVATIONS, constants.ALIASES))
-    if frame.empty:
-        raise DataError(f"{path}: no frontal image in it")
-    if scored and not any({0, 1} <= set(frame[task]) for task in constants.OBSERVATIONS):
-        columns = ", ".join(constants.OBSERVATIONS)
-        raise DataError(f"{path}: no column has both a 1 and a 0, so that no AUROC can choose an epoch: {columns}")
-    images = ImageSet(constants.data_dir(), frame, csv=path)
-    pixels = cached_pixels(images, constants.cache_dir(), args.image_size, args.num_workers)
-    return LabelledImages(pixels, label_array(frame, constants.OBSERVATIONS), augment=augment)
+def both_sets(
+    train_csv: Path, valid_csv: Path, image_size: int, augment: bool, num_workers: int
+) -> tuple[LabelledImages, LabelledImages]:
+    """The images to train on and those that choose the epoch, decoded where they are not yet."""
+    from chexseg.classifier.labelled import read_labelled
+
+    places = {"aliases": constants.ALIASES, "data_dir": constants.data_dir(), "cache_dir": constants.cache_dir()}
+    common = {**places, "image_size": image_size, "num_workers": num_workers}
+    valid_set = read_labelled(valid_csv, constants.OBSERVATIONS, scored=True, **common)
+    return read_labelled(train_csv, constants.OBSERVATIONS, augment=augment, **common), valid_set
 
 
-def initialise(model: models.Classifier, weights: str) -> Path | None:
-    """Load the backbone that `--weights` names; the head stays random."""
+def weights_of_finished(weights: str, architecture: str) -> Path | None:
+    """The file that `--weights` means, as far as it is known without torch."""
     if weights == "none":
         return None
-    architecture = model.spec.architecture
-    path = models.pretrained_backbone(architecture) if weights == "imagenet" else Path(weights)
-    found, tensors = models.load_backbone(path)
-    if found != architecture:
-        raise UsageError(f"--weights {path} is a {found}, --architecture says {architecture}")
-    head = models.HEADS[model.family].split(".")[0]
-    models.load_exactly(model.network, tensors, path, but_for=(head,))
-    return path
+    return torch_cache.only_file(architecture) if weights == "imagenet" else Path(weights)
 
 
 def main(args: argparse.Namespace) -> None:
-    device = distributed.device(args.device)
+    from chexseg.data import chexpert
+
     train_csv = args.train_csv or chexpert.split_csv(constants.data_dir(), "train")
     valid_csv = args.valid_csv or chexpert.split_csv(constants.data_dir(), "valid")
+    best, sets = args.ckpt_path, (train_csv, valid_csv, args.image_size, args.augment, args.num_workers)
+    run = Run(
+        best.with_name(best.name + ".training"),
+        provenance.describe(vars(args), code=__file__),
+        best=(best,),
+        record_path=provenance.manifest_path(best),
+        wandb_project=args.wandb_project_name,
+        wandb_run_name=args.wandb_run_name,
+    )
+    if run.looks_finished(args.resume):
+        with suppress(DataError):  # what is wrong, if anything, is said below
+            pixels = [images.pixels.path for images in both_sets(*sets)]
+            weights = weights_of_finished(args.weights, args.architecture)
+            if run.with_inputs([train_csv, valid_csv, *pixels, weights]).finished_before():
+                return
+
+    from chexseg.classifier import models
+    from chexseg.classifier.training import ClassifierTrainer, initialise
+    from chexseg.runtime import distributed
+    from chexseg.training import loop
+
+    device, options = distributed.device(args.device), RunOptions.of(vars(args))
     three_way = args.uncertain == "multiclass"
     spec = models.ClassifierSpec(
-        args.architecture, constants.OBSERVATIONS, three_way, args.image_size, args.normalisation
+        args.architecture,
+        constants.OBSERVATIONS,
+        three_way,
+        args.image_size,
+        args.normalisation,
+        args.output_stride,
+        args.pooling,
     )
     loop.seed_everything(args.seed)
     model = models.Classifier(spec)
     weights = initialise(model, args.weights)
     model.to(device)
-    valid_set = labelled(valid_csv, args, augment=False, scored=True)
-    train_set = labelled(train_csv, args, augment=args.augment, scored=False)
-
-    def compute_loss(network, batch):
-        logits = network(normalise(batch["image"], spec.normalisation))
-        policy = {"uncertain": args.uncertain, "not_mentioned": args.not_mentioned}
-        return losses.classification_loss(logits, batch["labels"], **policy), None
-
-    def evaluate(network, tally):
-        probabilities = predict(network, valid_set, args.batch_size, device)
-        found = aurocs(probabilities, valid_set.labels, spec.tasks)
-        if not found:
-            raise DataError(f"{args.ckpt_path}: all probabilities of {valid_csv} became nan; lower --lr")
-        return {"auroc": found, "mean_auroc": sum(found.values()) / len(found)}
-
-    images = [train_set.pixels.path, valid_set.pixels.path]
-    record = provenance.describe(vars(args), [train_csv, valid_csv, *images, weights], code=__file__)
-    folder = args.ckpt_path.with_name(args.ckpt_path.name + ".training")
-    wandb = tracking.Wandb(args.wandb_project_name, args.wandb_run_name, vars(args), folder)
-    result = loop.fit(
-        model,
-        train_set,
-        order=draws.shuffled(len(train_set), args.seed),
-        compute_loss=compute_loss,
-        optimizer=torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay),
-        folder=folder,
-        record=record,
-        evaluate=evaluate,
-        score=lambda found: found["mean_auroc"],
-        save_best=lambda weights, found: save(args.ckpt_path, weights, spec),
-        schedule=loop.one_cycle if args.one_cycle else None,
-        begin=lambda resumed: wandb.start(resumed=resumed),
-        track=wandb.log,
-        device=device,
-        **loop.options(args),
+    train_set, valid_set = both_sets(*sets)
+    policies = {"uncertain": args.uncertain, "not_mentioned": args.not_mentioned}
+    trainer = ClassifierTrainer(
+        model, train_set, valid_set, best=best, options=options, weight_decay=args.weight_decay, **policies
     )
-    wandb.close()
-    if not args.ckpt_path.is_file():
-        raise DataError(f"{args.ckpt_path}: no longer there; train again with --resume none")
-    if distributed.is_main():
-        provenance.write(provenance.manifest_path(args.ckpt_path), record | {"best": result.metrics})
-        print(f"{args.ckpt_path}: epoch {result.epoch}, mean AUROC {result.score:.3f}")
-
-
-def save(path: Path, weights: dict, spec: models.ClassifierSpec) -> None:
-    best = models.Classifier(spec)
-    best.load_state_dict(weights)
-    models.save_classifier(path, best)
+    inputs = [train_csv, valid_csv, train_set.pixels.path, valid_set.pixels.path, weights]
+    loop.fit(trainer, run.with_inputs(inputs), options)
 
 
 if __name__ == "__main__":

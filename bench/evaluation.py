@@ -160,14 +160,11 @@ def fit_masks(device: torch.device) -> Case:
     height, width = fit_shape(*SIZE, 320)
 
     def decoded() -> np.ndarray:
-        square = np.zeros((len(rles), 320, 320), np.uint8)
-        for target, coded in zip(square, rles, strict=True):
-            picture = Image.fromarray(coco.decode(coded)).resize((width, height), Image.Resampling.NEAREST)
-            target[:height, :width] = np.asarray(picture)
-        return square
+        pictures = (Image.fromarray(coco.decode(coded)) for coded in rles)
+        return np.stack([np.asarray(p.resize((width, height), Image.Resampling.NEAREST)) for p in pictures])
 
     return Case(
-        ours=lambda: rle.fit(rles, 320),
+        ours=lambda: rle.resize(rles, (height, width)),  # what `segmentation.dataset.prepare` does to masks
         reference=decoded,
         agreement=lambda a, b: float((a == b).mean()),
         least_agreement=0.9999,

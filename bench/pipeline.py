@@ -51,16 +51,20 @@ def commands(root: Path, images: int, size: int, experts: int = 24) -> dict[str,
     }
 
 
-def run(root: Path, command: str, ranks: int = 0) -> Cost:
-    """Run one stage, in `ranks` processes under torchrun where given; RuntimeError with what it said if it fails."""
-    for folder in ("data/labels", "base"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
+def folders(root: Path) -> dict[str, str]:
+    """The variables that point to the folders of a run under `root`."""
+    return {
         "CHEXPERT_DATA_DIR": str(root / "data"),
         "OBJ_EFFICIENCY_BASE_PATH": str(root / "base"),
         "TEST_SEG_LABELS_GT_BASE_PATH": str(root / "data" / "labels"),
     }
+
+
+def run(root: Path, command: str, ranks: int = 0) -> Cost:
+    """Run one stage, in `ranks` processes under torchrun where given; RuntimeError with what it said if it fails."""
+    for folder in ("data/labels", "base"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | folders(root)
     script, *options = command.split()
     launcher = [sys.executable]
     if ranks:

@@ -13,12 +13,14 @@ from bench.evaluation import SIZE as ORIGINAL
 from bench.evaluation import TASKS, blobs
 from bench.harness import Case, row
 from chexseg.data import sample_cache
+from chexseg.data.images import normalise
 from chexseg.runtime import provenance
 from chexseg.segmentation.dataset import SegmentationSet, prepare
-from chexseg.segmentation.evaluator import Evaluator, make_loss
+from chexseg.segmentation.evaluator import Evaluator
 from chexseg.segmentation.model import SegmentationSpec, build_model
 from chexseg.training import loop, resuming
 from chexseg.training.draws import Draw
+from chexseg.training.losses import dice_loss
 
 IMAGE_SIZE, BATCH, IMAGES = 320, 8, 16
 
@@ -79,7 +81,7 @@ class Step:
         self.model = build_model(spec).to(device, memory_format=layout).train()
         self.network: nn.Module = self.model
         self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-4)
-        self.compute_loss = make_loss(spec.normalisation)
+        self.normalisation = spec.normalisation
         self.device, self.precision = device, precision
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (BATCH, size, size), dtype=torch.uint8, generator=generator)
@@ -87,12 +89,17 @@ class Step:
         masks[:, :, size // 4 : size // 2, size // 4 : size // 2] = 1
         self.batch = loop.to_device({"image": images, "masks": masks}, device)
 
+    def compute_loss(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """As a segmentation trainer's."""
+        logits = self.network(normalise(self.batch["image"], self.normalisation))
+        return dice_loss(logits, self.batch["masks"]), logits
+
     def forward_backward(self) -> float:
         """The floor: loss and gradients."""
         loop.seed_everything(0)
         self.optimizer.zero_grad(set_to_none=True)
         with loop.autocast(self.device, self.precision):
-            loss, self.logits = self.compute_loss(self.network, self.batch)
+            loss, self.logits = self.compute_loss()
         loss.backward()
         return loss.detach().item()
 

@@ -2,5 +2,3 @@
 
 Nothing in this package reads `constants`: paths and class lists arrive as arguments.
 """
-
-__version__ = "1.0.0"

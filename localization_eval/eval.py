@@ -8,7 +8,7 @@ Three protocols, always named: `pooled` (CheXseg), `per_image` and `per_image_al
 or counting false positives and negatives). Writes, beside <output>.csv (IoU): <output>_metrics.csv (Dice, precision,
 recall, specificity too), CheXlocalize's <output>_results_per_cxr.csv and <output>_bootstrap_results_per_cxr.csv (with
 maps also those of hits), and <output>_missing.csv of images that one of the files lacks: they are not scored. With
---all_images the set is complete: a mask on a film that the ground truth lacks is a false positive, under every protocol.
+--all_images the set is complete: a mask on a film that the ground truth lacks is a false positive in every protocol.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     gt_path = args.gt_path or constants.gt_dir() / "test_encoded.json"
     truth, predictions = (MaskFile(path, constants.ALIASES) for path in (gt_path, args.pred_path))
     output = args.output_path or args.pred_path.with_name(f"{args.pred_path.stem}_iou.csv")
-    films = film_list.read_list(args.all_images) if args.all_images else None
+    films = film_list.read_list(args.all_images, constants.ALIASES) if args.all_images else None
     if not any(image in predictions for image in [*truth, *(films or ())]):
         raise DataError(f"{args.pred_path}: none of its images is in {gt_path}; were they made from the same set?")
     maps = open_maps(args.map_dir) if args.map_dir else None

@@ -6,21 +6,28 @@ finding has a map near zero, whose threshold mask is then empty. Where the netwo
 layer, the gradient is known without a backward pass.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from chexseg.classifier.models import Classifier
+from chexseg.classifier.pooling import spatial_gradient
 from chexseg.errors import DataError
 
 
 def closed_form(model: Classifier, features: Tensor) -> tuple[Tensor, Tensor]:
     """Maps (B, T, h, w) and probabilities (B, T) from feature maps (B, K, h, w), without a gradient.
 
-    d logit_c / d A_k(i, j) = W_ck / (h w); with a ReLU between features and pooling (DenseNet) W_ck [A_k > 0] / (h w).
+    With average pooling d logit_c / d A_k(i, j) = W_ck / (h w), and W_ck [A_k > 0] / (h w) where a ReLU stands between
+    features and pooling (DenseNet). Other poolings have W_ck g_c(i, j), where g is `pooling.spatial_gradient`.
     """
     area = features.shape[2] * features.shape[3]
     weights = model.logit_weights().to(features.dtype) / area
-    if model.family == "densenet":
+    if model.spec.pooling != "average":
+        maps = torch.einsum("btk,bkhw->bthw", weights[None] * _gain(model, features), features)
+    elif model.family == "densenet":
         alpha = weights[None] * (features > 0).to(features.dtype).mean((2, 3))[:, None]
         maps = torch.einsum("btk,bkhw->bthw", alpha, features)
     else:
@@ -29,18 +36,12 @@ def closed_form(model: Classifier, features: Tensor) -> tuple[Tensor, Tensor]:
     return maps.relu() * (probabilities * (1 - probabilities))[..., None, None], probabilities
 
 
-def by_autograd(features: Tensor, probabilities_of) -> tuple[Tensor, Tensor]:
-    """The same for any differentiable `probabilities_of(features (B, K, h, w)) -> (B, T)`: one short backward pass
-    a task, for the whole batch at once."""
-    features = features.detach().requires_grad_()
-    with torch.enable_grad():
-        probabilities = probabilities_of(features)
-        maps = []
-        for task in range(probabilities.shape[1]):
-            # Images of a batch do not touch each other, so the sum's gradient holds each image's own.
-            (gradient,) = torch.autograd.grad(probabilities[:, task].sum(), features, retain_graph=True)
-            maps.append((gradient.mean((2, 3), keepdim=True) * features).sum(1).relu())
-    return torch.stack(maps, 1).detach(), probabilities.detach()
+def _gain(model: Classifier, features: Tensor) -> Tensor:
+    """The sum over positions of a pooling's gradient, (B, T, 1), or (B, T, K) where a ReLU shuts some of them off."""
+    gradient = spatial_gradient(model.score_maps(features), model.spec.pooling).to(features.dtype)
+    if model.family == "densenet":
+        return torch.einsum("bthw,bkhw->btk", gradient, (features > 0).to(features.dtype))
+    return gradient.sum((2, 3))[..., None]
 
 
 def by_library(model: Classifier, images: Tensor, method: str) -> tuple[Tensor, Tensor]:
@@ -80,3 +81,37 @@ def saliency(model: Classifier, images: Tensor, method: str = "gradcam") -> tupl
     if method != "gradcam":
         return by_library(model, images, method)
     return closed_form(model, model.features(images).float())
+
+
+@torch.no_grad()
+def averaged_saliency(
+    model: Classifier,
+    images: Tensor,
+    method: str = "gradcam",
+    *,
+    scales: Sequence[float] = (1.0,),
+    mirror: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`saliency` averaged over `scales` of the images and, with `mirror`, over their mirror images too, as IRN does.
+
+    The maps have the size of the largest scale's. The probabilities are those of the images as they are, at the first
+    scale: a mirrored chest is no chest that the classifier knows.
+    """
+    maps, probabilities = [], None
+    for scale in scales:
+        size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+        scaled = images
+        if size != list(images.shape[-2:]):
+            scaled = F.interpolate(images, size, mode="bilinear", antialias=True)
+        plain, of_scale = saliency(model, scaled, method)
+        probabilities = of_scale if probabilities is None else probabilities
+        maps.append(plain)
+        if mirror:
+            maps.append(saliency(model, scaled.flip(-1), method)[0].flip(-1))
+    if probabilities is None:
+        raise ValueError("no scale to average over")
+    if len(maps) == 1:
+        return maps[0], probabilities
+    grid = max((m.shape[-2:] for m in maps), key=lambda shape: shape[0] * shape[1])
+    resized = [m if m.shape[-2:] == grid else F.interpolate(m, grid, mode="bilinear") for m in maps]
+    return torch.stack(resized).mean(0), probabilities

@@ -91,7 +91,8 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("torch.storage", "UntypedStorage"):
             return torch.storage.UntypedStorage
         if module in _NUMPY and name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray if hasattr(np, "_core") else np.core.multiarray, name)
+            core: Any = np._core if hasattr(np, "_core") else np.core
+            return getattr(core.multiarray, name)
         if module.startswith("numpy") and name.endswith("DType"):
             return getattr(np.dtypes, name)
         if self.keep_unknown:
@@ -137,12 +138,12 @@ def load_checkpoint(path: Path) -> dict:
             if any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist()):
                 raise DataError(f"{path}: a TorchScript program, which is not run; save its state_dict instead")
     try:
-        found = torch.load(path, map_location="cpu", pickle_module=_pickle_module(True), weights_only=False)
+        content = torch.load(path, map_location="cpu", pickle_module=_pickle_module(True), weights_only=False)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DataError(f"{path}: damaged, or not a PyTorch checkpoint ({type(error).__name__}: {error})") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: expected a dict of tensors, found {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+    return content
 
 
 def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
@@ -159,7 +160,11 @@ def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
 
 class NetworkSpec(Protocol):
     """A frozen dataclass with what the weights of a kind of network do not say; its fields are str, bool, int, tuple of
-    str, or one of these or None. A field's metadata may list its `choices`. The file keeps it under the key KEY."""
+    str, or one of these or None. The file keeps it under the key KEY.
+
+    A field's metadata may list its `choices`, and say that it is `optional`: not in the file while it has its default,
+    so that an older version reads the file too.
+    """
 
     KEY: ClassVar[str]
     WHAT: ClassVar[str]  # "a boundary network", for messages
@@ -175,11 +180,17 @@ def save_network(
 ) -> None:
     """Write a network's weights, its spec and, unless None, the metrics of its epoch. The weights are pickled as the
     mapping that they are, so hand over a plain dict where the file should hold one."""
-    content = {"state_dict": weights, spec.KEY: dataclasses.asdict(spec)}
+    content = {"state_dict": weights, spec.KEY: _plain(spec)}
     if metrics is not None:
         content["metrics"] = dict(metrics)
     with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
         torch.save(content, file)
+
+
+def _plain(spec: NetworkSpec) -> dict[str, Any]:
+    optional = {f.name: f.default for f in dataclasses.fields(spec) if f.metadata.get("optional")}
+    values = dataclasses.asdict(spec)
+    return {name: value for name, value in values.items() if name not in optional or value != optional[name]}
 
 
 def load_network(path: Path, kind: type[Spec]) -> tuple[dict[str, torch.Tensor], Spec, dict]:
@@ -214,7 +225,7 @@ def _read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
         value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
         choices = field.metadata.get("choices")
         if not _is_a(value, hints[name]) or (choices and value not in choices):
-            wanted = f"one of {', '.join(choices)}" if choices else inspect.formatannotation(field.type)
+            wanted = f"one of {', '.join(map(str, choices))}" if choices else inspect.formatannotation(field.type)
             raise DataError(f"{path}: {kind.KEY}, field {name!r}: {str(value)[:60]!r} is not {wanted}")
         values[name] = value
     return kind(**values)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torchvision
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from chexseg.classifier import checkpoints
-from chexseg.classifier.choices import ARCHITECTURES
+from chexseg.classifier.choices import ARCHITECTURES, OUTPUT_STRIDES, POOLINGS
+from chexseg.classifier.output_stride import set_output_stride
+from chexseg.classifier.pooling import pool
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
 
@@ -68,6 +70,12 @@ class ClassifierSpec:
     three_way: bool = False
     image_size: int = 320
     normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
+    output_stride: int = field(default=32, metadata={"choices": OUTPUT_STRIDES, "optional": True})
+    pooling: str = field(default="average", metadata={"choices": POOLINGS, "optional": True})
+
+    def __post_init__(self) -> None:
+        if self.three_way and self.pooling != "average":
+            raise UsageError(f"--pooling {self.pooling} needs one output per finding; --uncertain multiclass has three")
 
 
 class Classifier(nn.Module):
@@ -81,7 +89,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.spec = spec
         self.family = family(spec.architecture)
-        self.network = build_network(spec.architecture, len(spec.tasks) * (3 if spec.three_way else 1))
+        self.network: Any = build_network(spec.architecture, len(spec.tasks) * (3 if spec.three_way else 1))
+        set_output_stride(self.network, self.family, spec.output_stride)
 
     @property
     def head(self) -> nn.Linear:
@@ -97,11 +106,21 @@ class Classifier(nn.Module):
 
     def outputs_from_features(self, features: Tensor) -> Tensor:
         """(B, K, h, w) -> (B, T), or (B, T, 3) with three-way heads."""
+        if self.spec.pooling != "average":
+            return pool(self.score_maps(features), self.spec.pooling)
         if self.family == "densenet":
             features = features.relu()
         pooled = features.mean((2, 3))
         outputs = self.network.classifier(pooled) if self.family == "mobilenet" else self.head(pooled)
         return outputs.view(len(outputs), -1, 3) if self.spec.three_way else outputs
+
+    def score_maps(self, features: Tensor) -> Tensor:
+        """(B, K, h, w) -> the logit at each position (B, T, h, w), which `pooling.pool` pools."""
+        if self.family == "densenet":
+            features = features.relu()
+        if self.family == "mobilenet":  # whose head drops pooled channels
+            features = nn.functional.dropout2d(features, self.network.classifier[0].p, self.training)
+        return nn.functional.conv2d(features, self.head.weight[..., None, None], self.head.bias)
 
     def logits_from_features(self, features: Tensor) -> Tensor:
         """(B, K, h, w) -> (B, T): the number whose sigmoid is the task's probability."""
@@ -153,15 +172,22 @@ def infer_architecture(name: str, tensors: Mapping[str, Tensor], path: Path) -> 
     raise DataError(f"{path}: a {name} with unknown shapes; supported: {', '.join(ARCHITECTURES)}")
 
 
-def load_classifier(path: Path, tasks: Sequence[str], *, normalisation: str | None = None) -> Classifier:
+def load_classifier(
+    path: Path, tasks: Sequence[str], *, normalisation: str | None = None, output_stride: int | None = None
+) -> Classifier:
     """A classifier in eval mode from our checkpoint or a foreign one, whose architecture, task count and three-way
-    heads are told from its tensors. `tasks` names a foreign checkpoint's outputs, in order."""
+    heads are told from its tensors. `tasks` names a foreign checkpoint's outputs, in order. `normalisation` and
+    `output_stride` replace the checkpoint's."""
     checkpoint = checkpoints.load_checkpoint(path)
     if isinstance(checkpoint.get(ClassifierSpec.KEY), dict):
         tensors, spec, _ = checkpoints.unpack_network(checkpoint, path, ClassifierSpec)
     else:
         tensors, spec = _read_foreign(checkpoints.state_dict(checkpoint, path), path, tasks)
-    model = Classifier(replace(spec, normalisation=normalisation) if normalisation else spec)
+    if normalisation:
+        spec = replace(spec, normalisation=normalisation)
+    if output_stride:
+        spec = replace(spec, output_stride=output_stride)
+    model = Classifier(spec)
     load_exactly(model.network, tensors, path)
     return model.eval()
 
@@ -200,16 +226,16 @@ def load_exactly(
         )
 
     own = network.state_dict()
-    given = {k: v for k, v in tensors.items() if matters(k)}
+    loaded = {k: v for k, v in tensors.items() if matters(k)}
     for key in (k for k in own if matters(k)):
-        if key not in given:
+        if key not in loaded:
             raise DataError(f"{path}: no tensor {key!r}, which {type(network).__name__} needs")
-        if own[key].shape != given[key].shape:
-            raise DataError(f"{path}: {key!r} is {tuple(given[key].shape)}, expected {tuple(own[key].shape)}")
-    unexpected = [k for k in given if k not in own]
+        if own[key].shape != loaded[key].shape:
+            raise DataError(f"{path}: {key!r} is {tuple(loaded[key].shape)}, expected {tuple(own[key].shape)}")
+    unexpected = [k for k in loaded if k not in own]
     if unexpected:
         raise DataError(f"{path}: unexpected tensor {unexpected[0]!r} for {type(network).__name__}")
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(loaded, strict=False)
 
 
 def load_backbone(path: Path, *, keys: str = "") -> tuple[str, dict[str, Tensor]]:

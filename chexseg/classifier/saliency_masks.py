@@ -77,7 +77,7 @@ def threshold_maps(
     present = finite.max((1, 2)) > (finite.min((1, 2)) if stretch else 0)
     if stretch and cutoffs is not None:
         present &= np.isnan(cutoffs) | (probabilities > cutoffs)
-    found = np.zeros((len(maps), *size), np.uint8)
+    masks = np.zeros((len(maps), *size), np.uint8)
     rows = np.flatnonzero(present)
     step = max(1, MAX_UPSAMPLED // (size[0] * size[1]))
     for start in range(0, len(rows), step):
@@ -89,10 +89,10 @@ def threshold_maps(
         grey = (np.clip(large, 0, 1) * 255).astype(np.uint8)
         for row, values, quantised in zip(chunk, large, grey, strict=True):
             if stretch and thresholds is not None and not np.isnan(thresholds[row]):
-                found[row] = values > thresholds[row]
+                masks[row] = values > thresholds[row]
             elif quantised.any():
-                found[row] = otsu(quantised)
-    return found
+                masks[row] = otsu(quantised)
+    return masks
 
 
 def otsu(image: np.ndarray) -> np.ndarray:
@@ -111,7 +111,8 @@ def otsu(image: np.ndarray) -> np.ndarray:
 
 def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Mapping[str, str]) -> np.ndarray:
     """(T,) `column` of CheXlocalize's CSV of a value per task (`threshold,task` or `prob_threshold,mIoU,task`);
-    NaN for a task that it lacks. DataError for anything but numbers, and for a task that occurs twice."""
+    NaN for a task that it lacks. A file with `mIoU` may have several rows a task, as CheXlocalize's has: the first of
+    the highest mIoU counts. DataError for anything but numbers, and for a task that occurs twice without one."""
     import pandas as pd  # half a second of importing that runs without such a file need not wait for
 
     try:
@@ -130,6 +131,11 @@ def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Map
             f"{path}: line {int(np.flatnonzero(wrong)[0]) + 2}: {frame[column][wrong].iloc[0]!r} is no number"
         )
     names = frame["task"].map(lambda name: aliases.get(name, name))
+    if "mIoU" in frame.columns:
+        best = (
+            pd.to_numeric(frame["mIoU"], errors="coerce").fillna(-1).groupby(names).transform("idxmax") == frame.index
+        )
+        values, names = values[best], names[best]
     if names.duplicated().any():
         raise DataError(f"{path}: {names[names.duplicated()].iloc[0]!r} occurs twice")
     return pd.Series(values.to_numpy(), index=names).reindex(list(tasks)).to_numpy(np.float64)

@@ -27,6 +27,8 @@ class SaliencyStage:
     tasks          names of a foreign checkpoint's outputs, in order; our own checkpoints name theirs
     image_size     side of the network's input, None = the checkpoint's
     normalisation  of the input, None = the checkpoint's
+    output_stride  of the network: 32, or 16 or 8 for denser maps; None = the checkpoint's
+    map_scales, map_mirror  what maps are averaged over; see `cam.averaged_saliency`
     pickles        folder for CheXlocalize's pickles, beside the store; None = none are written
     """
 
@@ -36,6 +38,9 @@ class SaliencyStage:
     image_size: int | None = None
     normalisation: str | None = None
     cam_method: str = "gradcam"
+    output_stride: int | None = None
+    map_scales: Sequence[float] = (1.0,)
+    map_mirror: bool = False
     batch_size: int = 16
     num_workers: int = 0
     device: str = "auto"
@@ -46,7 +51,9 @@ class SaliencyStage:
         """The network in eval mode, on the CPU."""
         from chexseg.classifier import models
 
-        return models.load_classifier(self.checkpoint, self.tasks, normalisation=self.normalisation)
+        return models.load_classifier(
+            self.checkpoint, self.tasks, normalisation=self.normalisation, output_stride=self.output_stride
+        )
 
     @property
     def size(self) -> int:
@@ -55,21 +62,21 @@ class SaliencyStage:
 
     def process(self, ids: Sequence[str]) -> Iterator[SaliencyRecord]:
         """One record an image, in order. Raises DataError for a checkpoint or an image that cannot be read."""
-        import torch
-
         from chexseg.classifier import cam
         from chexseg.classifier.dataset import read_batches
         from chexseg.classifier.saliency_pickles import write_pickles
         from chexseg.data.images import normalise
         from chexseg.runtime import distributed
 
-        torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
         device = distributed.device(self.device)
         model = self.classifier.to(device)
         labels = self.images.frame.reindex(columns=model.spec.tasks)
         for names, pixels, sizes in read_batches(self.images, ids, self.size, self.batch_size, self.num_workers):
             batch = normalise(pixels.to(device, non_blocking=True), model.spec.normalisation)
-            maps, probabilities = (t.float().cpu().numpy() for t in cam.saliency(model, batch, self.cam_method))
+            saliency = cam.averaged_saliency(
+                model, batch, self.cam_method, scales=self.map_scales, mirror=self.map_mirror
+            )
+            maps, probabilities = (t.float().cpu().numpy() for t in saliency)
             for slot, image_id in enumerate(names):
                 if image_id is None:  # an empty slot of a batch
                     continue

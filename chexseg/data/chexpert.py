@@ -40,7 +40,7 @@ def split_csv(data_dir: Path, split: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise DataError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR")
+    raise DataError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR, or run doctor.py")
 
 
 def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, str]) -> pd.DataFrame:
@@ -115,6 +115,16 @@ def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
     raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")
 
 
+def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:
+    """The image's file, looked for in `splits` in turn. DataError where there is none."""
+    for split in splits:
+        try:
+            return find_image(data_dir, image_id, split)
+        except DataError:
+            continue
+    return find_image(data_dir, image_id)
+
+
 class ImageSet:
     """The images of a label table (`read_labels` of `csv`): their ids, labels and files."""
 
@@ -132,10 +142,10 @@ class ImageSet:
             guess = Path(self._prefix + listed)
             if guess.is_file():
                 return guess
-        found = csv_image_path(self.data_dir, listed)
-        if str(found).endswith(listed):
-            self._prefix = str(found).removesuffix(listed)
-        return found
+        path = csv_image_path(self.data_dir, listed)
+        if str(path).endswith(listed):
+            self._prefix = str(path).removesuffix(listed)
+        return path
 
     def fingerprint(self, image_id: str) -> str:
         """Of the image's file, by size and time of change."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
+from chexseg.data import dicom_images
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
@@ -18,39 +21,49 @@ if TYPE_CHECKING:
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
+# The only decoders that a file may choose: Pillow has others, which start programs.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "JPEG2000")
+
+
+@dataclass(frozen=True)
+class Film:
+    """`pixels` (h, w) uint8, and millimetres between rows and columns where the file has them (see `dicom_images`)."""
+
+    pixels: np.ndarray
+    spacing: tuple[float, float] | None = None
+    spacing_at: str = ""
+
+
 def read_image(path: Path) -> np.ndarray:
-    """An X-ray as (H, W) uint8 grey: JPEG, PNG (8 or 16 bits) or DICOM. DataError for a missing or truncated file."""
+    """An X-ray as (H, W) uint8 grey: JPEG, PNG or TIFF (8 or 16 bits), or DICOM. DataError for a missing or damaged
+    file."""
+    return read_film(path).pixels
+
+
+def read_film(path: Path) -> Film:
+    """The same with the distance between pixels."""
     path = Path(path)
     try:
-        if path.suffix.lower() == ".dcm":
-            return _read_dicom(path)
-        with Image.open(path) as image:
-            if image.mode.startswith("I") or image.mode == "F":
-                return _to_uint8(np.asarray(image, dtype=np.float32))
-            return np.asarray(image.convert("L"))
+        if dicom_images.is_dicom(path):
+            image = dicom_images.read(path)
+            return Film(_to_uint8(image.pixels), image.spacing, image.spacing_at)
+        with Image.open(path, formats=FORMATS) as opened:
+            return Film(_grey(opened))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: cannot be decoded ({error}); fetch the file again or leave it out of the CSV"
-        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded ({error}); fetch the file again or leave it out") from error
 
 
-def _read_dicom(path: Path) -> np.ndarray:
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    try:
-        dataset = pydicom.dcmread(path)
-        pixels = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
-    except (InvalidDicomError, AttributeError, ValueError, RuntimeError) as error:
-        raise OSError(f"DICOM: {error}") from error
-    if pixels.ndim != 2:
-        raise OSError(f"DICOM: expected one grey frame, found shape {pixels.shape}")
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        pixels = pixels.max() - pixels
-    return _to_uint8(pixels)
+def _grey(image: Image.Image) -> np.ndarray:
+    if isinstance(image, TiffImageFile) and (pages := getattr(image, "n_frames", 1)) > 1:
+        raise OSError(f"{pages} pages; expected one film")
+    if image.mode.startswith("I") or image.mode == "F":
+        pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        # "White is zero": of 8 bits Pillow turns them round itself.
+        white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
+        return _to_uint8(pixels.max() - pixels if white_is_zero else pixels)
+    return np.asarray(image.convert("L"))
 
 
 def _to_uint8(pixels: np.ndarray) -> np.ndarray:
@@ -71,7 +84,7 @@ def fit_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W) uint8 -> (size, size): longer side scaled to `size`, zeros below or to the right."""
-    height, width = fit_shape(*image.shape, size)
+    height, width = fit_shape(image.shape[0], image.shape[1], size)
     square = np.zeros((size, size), np.uint8)
     square[:height, :width] = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     return square
@@ -89,7 +102,10 @@ def upsample(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(T, h, w) float32 -> (T, *size), bilinear without corner alignment; what is not finite counts as 0."""
     import torch  # seconds of importing that scripts without maps need not wait for
 
-    maps = torch.from_numpy(np.nan_to_num(np.asarray(maps, np.float32), nan=0.0, posinf=0.0, neginf=0.0))
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps.numpy()
-    return torch.nn.functional.interpolate(maps[None], tuple(size), mode="bilinear", align_corners=False)[0].numpy()
+    finite = np.nan_to_num(np.asarray(maps, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    if finite.shape[-2:] == tuple(size):
+        return finite
+    large = torch.nn.functional.interpolate(
+        torch.from_numpy(finite)[None], tuple(size), mode="bilinear", align_corners=False
+    )
+    return large[0].numpy()

@@ -11,6 +11,7 @@ Any other layout of the same JSON is read too, as one dictionary. What stands in
 import json
 import mmap
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ class ImageFile(Mapping[str, T]):
 
     def __init__(self, path: Path, aliases: Mapping[str, str] | None = None):
         """`aliases` maps other names of a task to ours."""
-        self.path, self.aliases = Path(path), dict(aliases or {})
+        self.path = Path(path)
+        self.aliases: dict[str, str] = dict(aliases or {})
         self._whole: dict[str, Mapping] = {}
         self._bytes: mmap.mmap | None = None
         try:
@@ -127,8 +129,7 @@ class _Twice(Exception):
 
 
 def _twice(names: Sequence[str]) -> str:
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))
+    return next(name for name, count in Counter(names).items() if count > 1)
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict:

@@ -65,13 +65,13 @@ class MaskFile(ImageFile[dict[str, dict]]):
     def _checked(self, image_id: str, entry: Any) -> dict[str, dict]:
         if not isinstance(entry, dict):
             raise DataError(f"{self.path}: {image_id}: {str(entry)[:60]!r} is not an object of tasks")
-        found = {}
+        masks: dict[str, dict] = {}
         for name, coded in entry.items():
-            task = self.aliases.get(name, name)
-            if task in found:
+            task = str(self.aliases.get(name, name))
+            if task in masks:
                 raise DataError(f"{self.path}: {image_id}: {task} occurs twice (also as {name!r})")
-            found[task] = rle.check(coded, f"{self.path}: {image_id}: {name}")
-        return found
+            masks[task] = rle.check(coded, f"{self.path}: {image_id}: {name}")
+        return masks
 
 
 class PolygonFile(ImageFile[tuple[tuple[int, int], Polygons]]):

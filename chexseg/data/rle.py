@@ -1,20 +1,19 @@
-"""Binary masks: COCO run lengths, polygons, resizing, and masks thresholded from saliency maps.
+"""Binary masks as COCO run lengths: encoding, checking, resizing without decoding; and polygons filled to masks.
 
-A mask on disk is `{"size": [h, w], "counts": "<COCO RLE>"}` (pycocotools). Files of masks are in `mask_files`,
-scores in `metrics`.
+A mask on disk is `{"size": [h, w], "counts": "<COCO RLE>"}` (pycocotools). Files of masks are in `mask_files`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from chexseg.data.images import fit_shape
 from chexseg.errors import DataError
 
-_DIGITS = bytes(range(48, 48 + 64))
-_MAX_RUN = (1 << 32) - 1
+MAX_PIXELS = (1 << 32) - 1  # pycocotools counts a run in 32 bits
+_MAX_DIGITS = 7  # of base 32, in a difference of two such runs
 
 
 def encode(masks: np.ndarray) -> list[dict]:
@@ -37,14 +36,14 @@ def check(rle: Mapping, where: str) -> dict:
     """A mask in the one form that the rest of the code expects: size as two ints, counts as text.
 
     Accepts counts as bytes and as an uncompressed list. Raises DataError, starting with `where`, for anything else,
-    and for run lengths that do not add up to the size (pycocotools would hang or read past the end on these).
+    and for damaged run lengths.
     """
     try:
         height, width = (int(n) for n in rle["size"])
         counts = rle["counts"]
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise DataError(f"{where}: {str(rle)[:60]!r} is not a mask; expected size [h, w] and counts") from error
-    if height < 1 or width < 1:
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise DataError(f"{where}: a mask's size cannot be {height} x {width}")
     if isinstance(counts, (list, tuple)):
         if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
@@ -55,54 +54,43 @@ def check(rle: Mapping, where: str) -> dict:
     if not isinstance(counts, str):
         raise DataError(f"{where}: counts of type {type(counts).__name__}; expected text or a list of numbers")
     rle = {"size": [height, width], "counts": counts}
-    if _covered(rle) != height * width:
+    if _is_damaged(height, width, counts):
         raise DataError(f"{where}: its run lengths are damaged: they do not add up to {height} x {width}")
     return rle
 
 
-def _covered(rle: Mapping) -> int:
-    """Pixels that the runs add up to, -1 where the text is no RLE: those of the mask and of its complement, both
-    counted by pycocotools, ten times faster than NumPy adds the runs up.
-
-    The complement's runs are the mask's behind an empty one. From the fifth on their text is the same, because they
-    stand there as differences to the run two before.
-    """
-    counts = rle["counts"].encode("latin-1", "replace")
-    if counts.translate(None, _DIGITS) or not counts or counts[-1] - 48 & 32:
-        return -1
-    first, start = [0], 0
-    while start < len(counts) and len(first) < 4:
-        stop = start + 1
-        while counts[stop - 1] - 48 & 32:
-            stop += 1
-        value = sum((digit - 48 & 31) << 5 * place for place, digit in enumerate(counts[start:stop]))
-        first.append(value - ((counts[stop - 1] - 48 & 16) << 5 * (stop - start) - 4))
-        start = stop
-    if min(first) < 0 or max(first) > _MAX_RUN:
-        return -1
-    complement = coco.frPyObjects({"size": rle["size"], "counts": first}, *rle["size"])
-    return int(area([rle, {"size": rle["size"], "counts": complement["counts"] + counts[start:]}]).sum())
+@lru_cache(maxsize=64)  # most masks of a file are one and the same: empty
+def _is_damaged(height: int, width: int, counts: str) -> bool:
+    try:
+        run_lengths({"size": (height, width), "counts": counts})
+    except DataError:
+        return True
+    return False
 
 
 def run_lengths(rle: Mapping) -> np.ndarray:
-    """Lengths of the runs, column by column from the top left, the first of zeros.
+    """Lengths of the runs, column by column from the top left, the first of zeros. DataError where they are not
+    numbers that add up to the size, none of them negative (pycocotools would read past the end on these).
 
     The format is pycocotools' (maskApi.c, rleToString): base-32 digits from "0" on, low digit first, bit 5 = goes on,
     bit 4 of the last digit = sign; from the fourth number on, the difference to the number two before.
     """
-    digits = np.frombuffer(rle["counts"].encode(), np.uint8) - np.uint8(48)
+    (height, width), counts = rle["size"], rle["counts"].encode("utf-8", "surrogatepass")
+    digits = np.frombuffer(counts, np.uint8) - np.uint8(48)
     last = np.flatnonzero(digits < 32)
     size = np.diff(last, prepend=-1)
-    low = digits & np.uint8(31)
-    lengths = (low[last] ^ np.uint8(16)).astype(np.int64) - 16  # bits 0 to 3 and the sign
-    for back in range(1, size.max()):
-        more = np.flatnonzero(size > back)
-        lengths[more] = lengths[more] * 32 + low[last[more] - back]
-    lengths[1::2] = np.cumsum(lengths[1::2])
-    lengths[2::2] = np.cumsum(lengths[2::2])
-    if lengths.min() < 0 or lengths.sum() != rle["size"][0] * rle["size"][1]:
-        raise DataError(f"a mask of {rle['size'][0]} x {rle['size'][1]} has damaged run lengths; make its file again")
-    return lengths
+    # Nothing but digits, the last one closing a number; none so long that it could overflow.
+    if digits.size and digits.max() < 64 and digits[-1] < 32 and size.max() <= _MAX_DIGITS:
+        low = digits & np.uint8(31)
+        lengths = (low[last] ^ np.uint8(16)).astype(np.int64) - 16  # bits 0 to 3 and the sign
+        for back in range(1, size.max()):
+            more = np.flatnonzero(size > back)
+            lengths[more] = lengths[more] * 32 + low[last[more] - back]
+        lengths[1::2] = np.cumsum(lengths[1::2])
+        lengths[2::2] = np.cumsum(lengths[2::2])
+        if lengths.min() >= 0 and lengths.max() <= MAX_PIXELS and lengths.sum() == height * width:
+            return lengths
+    raise DataError(f"a mask of {height} x {width} has damaged run lengths; make its file again")
 
 
 def area(rles: Sequence[Mapping]) -> np.ndarray:
@@ -143,15 +131,6 @@ def resize(rles: Sequence[Mapping], size: tuple[int, int]) -> np.ndarray:
 def nearest(count: int, source: int) -> np.ndarray:
     """The source index under the centre of each of `count` pixels that cover `source` pixels."""
     return ((2 * np.arange(count, dtype=np.int64) + 1) * source) // (2 * count)
-
-
-def fit(rles: Sequence[Mapping], size: int) -> np.ndarray:
-    """T masks of one image -> (T, size, size) uint8, moved exactly as `images.fit_square` moves the image."""
-    square = np.zeros((len(rles), size, size), np.uint8)
-    if rles:
-        height, width = fit_shape(*rles[0]["size"], size)
-        square[:, :height, :width] = resize(rles, (height, width))
-    return square
 
 
 def from_polygons(polygons: Iterable[Sequence], size: Sequence[int], where: str = "polygons") -> np.ndarray:

@@ -1,6 +1,7 @@
 """Samples decoded once, then read at the cost of a memory copy: images as bytes, masks as bits, in one mapped file.
 
-A row of the file is a sample: original height and width (two int32), the image (S, S) uint8, and C masks of S x S bits.
+A row of the file is a sample: original height and width (two int32), which of C masks are known and which have a pixel
+(C bits each, in whole bytes), the image (S, S) uint8, and C masks of S x S bits.
 Rows are made in shards, so that several runs and several processes can ask for the same cache at once, and each row is
 tied to its inputs: an image or mask that changes is decoded again. A cache is safe to delete.
 """
@@ -8,6 +9,7 @@ tied to its inputs: an image or mask that changes is decoded again. A cache is s
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +18,19 @@ import numpy as np
 from chexseg.runtime import shards
 from chexseg.runtime.workers import LazySequence, ordered_map
 
-HEADER = 8
+SIZE = 8  # bytes of height and width
 
 
 class Sample(NamedTuple):
-    """image (S, S) uint8, masks (C, S, S) of 0 and 1, size (height, width) of the original image."""
+    """image (S, S) uint8, masks (C, S, S) of 0 and 1, size (height, width) of the original image.
+
+    known (C,) Boolean: which masks somebody drew, or found to be empty; the others say nothing. None: all.
+    """
 
     image: np.ndarray
     masks: np.ndarray
     size: tuple[int, int]
+    known: np.ndarray | None = None
 
 
 class SampleCache:
@@ -58,25 +64,60 @@ class SampleCache:
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of the original image."""
-        return _size(self._read(index, HEADER))
+        return _size(self._read(index, SIZE))
+
+    def bits(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(known, present), each (C,) Boolean: masks that somebody drew, and those with a pixel. Reads no mask."""
+        return _bits(self._read(index, header_bytes(self.num_masks)), self.num_masks)
 
     def __getitem__(self, index: int) -> Sample:
         row, area = self._read(index, row_bytes(self.image_size, self.num_masks)), self.image_size**2
+        start = header_bytes(self.num_masks)
         shape = (self.num_masks, self.image_size, self.image_size)
-        image = np.array(row[HEADER : HEADER + area]).reshape(shape[1:])
-        packed = row[HEADER + area :].reshape(self.num_masks, -(-area // 8))
+        image = np.array(row[start : start + area]).reshape(shape[1:])
+        packed = row[start + area :].reshape(self.num_masks, -(-area // 8))
         masks = np.unpackbits(packed, axis=1, count=area, bitorder="little").reshape(shape)
-        return Sample(image, masks, _size(row[:HEADER]))
+        return Sample(image, masks, _size(row), _bits(row, self.num_masks)[0])
+
+
+def header_bytes(num_masks: int) -> int:
+    """Length of what precedes a row's image."""
+    return SIZE + 2 * -(-num_masks // 8)
 
 
 def row_bytes(image_size: int, num_masks: int) -> int:
     """Length of a sample's row."""
-    return HEADER + image_size**2 + num_masks * -(-(image_size**2) // 8)
+    return header_bytes(num_masks) + image_size**2 + num_masks * -(-(image_size**2) // 8)
 
 
-def _size(header: np.ndarray) -> tuple[int, int]:
-    height, width = header.view("<i4").tolist()
+def _size(row: np.ndarray) -> tuple[int, int]:
+    height, width = row[:SIZE].view("<i4").tolist()
     return height, width
+
+
+def _bits(row: np.ndarray, num_masks: int) -> tuple[np.ndarray, np.ndarray]:
+    packed = row[SIZE : header_bytes(num_masks)].reshape(2, -1)
+    known, present = np.unpackbits(packed, axis=1, count=num_masks, bitorder="little").astype(bool)
+    return known, present
+
+
+@dataclass(frozen=True)
+class SampleShards:
+    """Rows of bytes as .npy files; the whole cache is one of `count` rows of `width` bytes."""
+
+    count: int
+    width: int
+
+    def write(self, records: Sequence[np.ndarray], path: Path) -> None:
+        with open(path, "wb") as file:
+            np.save(file, np.stack(records))
+
+    def merge(self, parts: Sequence[Path], path: Path) -> None:
+        with open(path, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, self.width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                np.load(part, mmap_mode="r").tofile(file)
 
 
 def build(
@@ -84,42 +125,30 @@ def build(
     ids: Sequence[str],
     *,
     prepare: Callable[[Any], Sample],
-    given: Callable[[str], Any] = str,
+    inputs_of: Callable[[str], Any] = str,
     image_size: int,
     num_masks: int,
     record: dict,
     item_fingerprint: Callable[[str], str],
     num_workers: int = 0,
 ) -> SampleCache:
-    """Make the cache `path` (.npy) of the samples `prepare(given(id))`, unless it is there and nothing changed.
+    """Make the cache `path` (.npy) of the samples `prepare(inputs_of(id))`, unless it is there and nothing changed.
 
-    `given` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
+    `inputs_of` runs here, `prepare` (picklable) in the workers. `record` (`provenance.describe`) holds what all samples
     depend on, `item_fingerprint` what one does. A second run on the same cache waits for the first.
     """
     path, width = Path(path), row_bytes(image_size, num_masks)
 
     def process(items: Sequence[str]) -> Iterator[np.ndarray]:
-        for name, sample in zip(items, ordered_map(prepare, LazySequence(items, given), num_workers), strict=True):
+        for name, sample in zip(items, ordered_map(prepare, LazySequence(items, inputs_of), num_workers), strict=True):
             yield _pack(name, sample, image_size, num_masks)
 
-    def merge(parts: Sequence[Path], output: Path) -> None:
-        with open(output, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(ids), width)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in parts:
-                np.load(part, mmap_mode="r").tofile(file)
-
-    def write(rows: list[np.ndarray], output: Path) -> None:
-        with open(output, "wb") as file:
-            np.save(file, np.stack(rows))
-
-    layout = {"image_size": image_size, "num_masks": num_masks}
+    layout = {"image_size": image_size, "num_masks": num_masks, "header": header_bytes(num_masks)}
     shards.build(
         path,
         ids,
         process=process,
-        write=write,
-        merge=merge,
+        shard_format=SampleShards(len(ids), width),
         record=record | {"arguments": {**record["arguments"], **layout}},
         label=f"samples for {path.name}",
         item_fingerprint=item_fingerprint,
@@ -133,9 +162,14 @@ def _pack(name: str, sample: Sample, image_size: int, num_masks: int) -> np.ndar
     shape = (image_size, image_size)
     if sample.image.shape != shape or sample.masks.shape != (num_masks, *shape):
         raise ValueError(f"{name}: image {sample.image.shape} and masks {sample.masks.shape} do not fit {shape}")
-    bits = np.packbits(sample.masks.reshape(num_masks, image_size**2).astype(bool), axis=1, bitorder="little")
+    known = np.ones(num_masks, bool) if sample.known is None else np.asarray(sample.known, bool)
+    if known.shape != (num_masks,):
+        raise ValueError(f"{name}: known {known.shape} does not go with {num_masks} masks")
+    masks = sample.masks.reshape(num_masks, image_size**2).astype(bool)
+    header = np.packbits(np.stack([known, masks.any(1)]), axis=1, bitorder="little").reshape(-1)
+    bits = np.packbits(masks, axis=1, bitorder="little").reshape(-1)
     size = np.array(sample.size, "<i4").view(np.uint8)
-    return np.concatenate([size, np.ascontiguousarray(sample.image).reshape(-1), bits.reshape(-1)])
+    return np.concatenate([size, header, np.ascontiguousarray(sample.image).reshape(-1), bits])
 
 
 def cache_name(stem: str, ids: Sequence[str], *what) -> str:

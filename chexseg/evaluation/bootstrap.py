@@ -74,6 +74,10 @@ class Scores:
     n_positive: np.ndarray  # (tasks + 1,) images with ground truth
     n_patients: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (tasks,) patients whose truth is in the score
 
+    def steadied(self) -> np.ndarray:
+        """`values` for intervals (see the function of this name)."""
+        return steadied(self.values[:, :-1], self.n_patients)
+
 
 def score(overlap: Overlap, resamples: Resamples, protocol: str, metric: str = "iou") -> Scores:
     """A metric (`metrics.METRICS`) per task and its mean, as measured and in every replicate.
@@ -168,7 +172,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, flo
 
 def intervals(scores: Scores) -> np.ndarray:
     """(tasks + 1, 3): value, lower and upper of each task and of their mean."""
-    return np.array([interval(column) for column in steadied(scores.values[:, :-1], scores.n_patients).T])
+    return np.array([interval(column) for column in scores.steadied().T])
 
 
 def table(scores: Scores, protocol: str) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def compare(
     *,
     num_replicates: int = 1000,
     seed: int = 17,
-    films: Sequence[str] | None = None,
+    films: film_list.FilmList | None = None,
 ) -> Comparison:
     """Score every method under every protocol on the images that have ground truth and a prediction of each method.
 
@@ -118,11 +118,11 @@ def paired_table(comparison: Comparison) -> pd.DataFrame:
         pairs = []
         for a, b in combinations(comparison.overlaps, 2):
             values = bootstrap.difference(*comparison.paired(a, b, protocol))
-            columns = [(*bootstrap.interval(column), bootstrap.p_value(column)) for column in values.T]
-            pairs.append((a, b, columns, bootstrap.holm([p for *_, p in columns[:-1]])))
-        means = bootstrap.holm([columns[-1][-1] for _, _, columns, _ in pairs])
-        for (a, b, columns, adjusted), mean in zip(pairs, means, strict=True):
-            names = zip([*comparison.tasks, "mIoU"], columns, [*adjusted, mean], strict=True)
-            rows += [(a, b, protocol, task, *column, p_holm) for task, column, p_holm in names]
+            figures = [(*bootstrap.interval(column), bootstrap.p_value(column)) for column in values.T]
+            pairs.append((a, b, figures, bootstrap.holm([p for *_, p in figures[:-1]])))
+        means = bootstrap.holm([figures[-1][-1] for _, _, figures, _ in pairs])
+        for (a, b, figures, adjusted), mean in zip(pairs, means, strict=True):
+            by_task = zip([*comparison.tasks, "mIoU"], figures, [*adjusted, mean], strict=True)
+            rows += [(a, b, protocol, task, *each, p_holm) for task, each, p_holm in by_task]
     columns = ["a", "b", "protocol", "task", "difference", "lower", "upper", "p", "p_holm"]
     return pd.DataFrame(rows, columns=columns)

@@ -141,12 +141,12 @@ def _row(
 ) -> list[Panel]:
     height, width = pixels.shape
     shape = fit_shape(height, width, PANEL)
-    base = _grey(pixels, shape)
+    base = grey(pixels, shape)
     present = {task: coded for task, coded in truth.items() if task in colours and rle.area([coded])[0]}
     return [_panel(column, image, base, present, colours) for column in columns]
 
 
-def _grey(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def grey(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) uint8 -> (*shape, 3) float in 0..1, contrast stretched between the 1st and 99th percentile."""
     small = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
     low, high = np.percentile(small, (1, 99))
@@ -178,7 +178,7 @@ def _panel(
     note = "" if stack else "empty"
     if column.against_truth and truth:
         note = f"IoU {_mean_iou(entry, truth):.2f}"
-    return Panel(_outlined(base, stack, colours), note, frozenset(stack))
+    return Panel(outlined(base, stack, colours), note, frozenset(stack))
 
 
 def _mean_iou(entry: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> float:
@@ -197,7 +197,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
-def _outlined(base: np.ndarray, stack: Mapping[str, np.ndarray], colours: Mapping[str, np.ndarray]) -> np.ndarray:
+def outlined(base: np.ndarray, stack: Mapping[str, np.ndarray], colours: Mapping[str, np.ndarray]) -> np.ndarray:
     """Masks as tinted areas with outlines, large ones below small ones."""
     picture = base.copy()
     ordered = sorted(stack, key=lambda task: -int(stack[task].sum()))

@@ -17,19 +17,30 @@ from chexseg.evaluation.metrics import some
 Masks = Mapping[str, Mapping]
 
 
-def read_list(path: Path) -> list[str]:
-    """The frontal films of a label file (column `Path`, and `Frontal/Lateral` where there is one) as image ids."""
+class FilmList(dict[str, frozenset[str]]):
+    """All films of a set: image id -> the tasks that its label file calls present (1); empty without label columns."""
+
+
+def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
+    """The frontal films of a label file (column `Path`, and `Frontal/Lateral` where there is one), and their findings,
+    some of which may stand under another name (`aliases`)."""
+    aliases = aliases or {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if "Path" not in (rows.fieldnames or ()):
                 raise DataError(f"{path}: no column 'Path'; it has {', '.join(rows.fieldnames or ())}")
-            films = [(image_id(row["Path"]), row.get("Frontal/Lateral")) for row in rows if row["Path"]]
+            listed = [(image_id(row["Path"]), row) for row in rows if row["Path"]]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such list of images") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a CSV file ({error})") from error
-    return [film for film, view in films if (view == "Frontal" if view else "lateral" not in film)]
+    films = FilmList()
+    for film, row in listed:
+        view = row.get("Frontal/Lateral")
+        if view == "Frontal" if view else "lateral" not in film:
+            films[film] = frozenset(aliases.get(task, task) for task, value in row.items() if value in ("1", "1.0"))
+    return films
 
 
 class Joined(Mapping[str, Masks]):
@@ -56,6 +67,7 @@ class Joined(Mapping[str, Masks]):
 class FilmSet:
     """Ground truth and predictions of all films, and what is to be said of them."""
 
+    truth: Mapping[str, Masks]
     methods: dict[str, Mapping[str, Masks]]
     notes: list[str]
 
@@ -63,7 +75,7 @@ class FilmSet:
 def complete(
     truth: Mapping[str, Masks],
     methods: Mapping[str, Mapping[str, Masks]],
-    films: Sequence[str],
+    films: FilmList,
     tasks: Sequence[str],
     *,
     may_lack: Sequence[str] = (),
@@ -72,7 +84,7 @@ def complete(
 
     With the list a set is complete, so that an image without a prediction counts as an empty one (CheXlocalize's rule);
     but for methods that `may_lack` images with ground truth (a second reader, who did not see them all). A film that no
-    method has a mask of has no known size and nothing to count.
+    method has a mask of has no known size and nothing to count. One whose labels have a finding is told of.
     """
     absent = [film for film in films if film not in truth]
     empty = {}
@@ -84,6 +96,12 @@ def complete(
     notes = [f"{len(empty)} films without a finding are scored: masks on them are false positives"]
     if nowhere := [film for film in absent if film not in empty]:
         notes.append(f"{len(nowhere)} films without a finding have no prediction, nothing to score: {some(nowhere)}")
+    labelled = [film for film in empty if films[film] & set(tasks)]
+    if labelled:
+        notes.append(
+            f"{len(labelled)} films have no ground truth although their labels have a finding; scored as without one, "
+            f"as in CheXlocalize: {some(labelled)}"
+        )
     completed = {}
     for name, masks in methods.items():
         wanted = list(empty) if name in may_lack else [*truth, *empty]

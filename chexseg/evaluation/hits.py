@@ -12,7 +12,8 @@ from chexseg.errors import DataError
 
 class Maps(Protocol):
     """Saliency maps by image id, as `chexseg.classifier.saliency_store` opens them: `maps[image_id]["maps"]` is
-    (T, h, w), a row for each of `tasks`; `network_size` is what the classifier saw, which maps are upsampled to first."""
+    (T, h, w), a row for each of `tasks`; `network_size` is what the classifier saw, and maps are upsampled to it first.
+    """
 
     @property
     def tasks(self) -> Sequence[str]: ...
@@ -43,9 +44,8 @@ def peak(saliency: np.ndarray, size: tuple[int, int]) -> tuple[int, int] | None:
         return None
     grids = [_taps(count, source) for count, source in zip(size, saliency.shape, strict=True)]
     top = np.unravel_index(saliency.argmax(), saliency.shape)
-    near = [
-        np.array([((2 * at + 1) * count) // (2 * n)]) for at, count, n in zip(top, size, saliency.shape, strict=True)
-    ]
+    axes = zip(top, size, saliency.shape, strict=True)
+    near = [np.array([(2 * at + 1) * count // (2 * source)]) for at, count, source in axes]
     least = _interpolated(saliency, grids, near).item()
     high = saliency >= least * (1 - 1e-12)
     picked = []
@@ -59,7 +59,7 @@ def peak(saliency: np.ndarray, size: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def _taps(count: int, source: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of `count` pixels over `source`: the two source pixels that it lies between, and the second one's share."""
+    """Of each of `count` pixels over `source`: the two source pixels it lies between, and the share of the second."""
     at = np.maximum((np.arange(count) + 0.5) * source / count - 0.5, 0)
     low = np.minimum(at.astype(int), source - 1)
     return low, np.minimum(low + 1, source - 1), at - low
@@ -85,7 +85,7 @@ def hit(coded: Mapping, saliency: np.ndarray) -> bool:
 def hits(maps: Maps, truth: Mapping[str, Mapping], tasks: Sequence[str], images: Sequence[str]) -> np.ndarray:
     """(images, tasks): 1 where the peak lies in the mask, 0 where not, NaN without ground truth or map.
 
-    The peak is that of the map upsampled to the classifier's input and from there to the original, as CheXlocalize does.
+    The peak is that of the map upsampled to the classifier's input and from there to the original, as in CheXlocalize.
     """
     found = np.full((len(images), len(tasks)), np.nan)
     rows = rows_of(maps, tasks)

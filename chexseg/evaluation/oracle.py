@@ -14,7 +14,7 @@ from chexseg.evaluation import bootstrap, metrics
 from chexseg.evaluation.hits import Maps, rows_of
 
 ORACLE = "oracle_upper_bound"
-MEANING = "UPPER BOUND, no test result: mean IoU of the positive images alone, at the threshold that is best on the test masks"
+MEANING = "UPPER BOUND, no test result: mean IoU of the positive images alone, at the threshold best on the test masks"
 THRESHOLDS = np.arange(20) / 20
 SIDE = 320  # maps and masks are compared at this many pixels
 

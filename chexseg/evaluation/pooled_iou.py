@@ -28,13 +28,19 @@ class PooledIoU:
         self.counts = torch.zeros(num_classes, 2, _BINS, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def update(self, probabilities: torch.Tensor, targets: torch.Tensor) -> None:
-        """Add a batch: probabilities (B, C, h, w) floating, targets (B, C, h, w) in {0, 1}, both on one device."""
+    def update(self, probabilities: torch.Tensor, targets: torch.Tensor, known: torch.Tensor | None = None) -> None:
+        """Add a batch: probabilities (B, C, h, w) floating, targets (B, C, h, w) in {0, 1}, both on one device.
+
+        known (B, C): where it is False, nobody knows the target, and the image does not count for the class.
+        """
         if probabilities.shape != targets.shape or probabilities.shape[1] != len(self.counts):
             raise ValueError(f"{tuple(probabilities.shape)} and {tuple(targets.shape)} for {len(self.counts)} classes")
+        known = targets.new_ones(targets.shape[:2], dtype=torch.bool) if known is None else known.bool()
+        if known.shape != targets.shape[:2]:
+            raise ValueError(f"known {tuple(known.shape)} does not go with targets {tuple(targets.shape)}")
         probabilities, targets = probabilities.detach().flatten(2), targets.flatten(2) > 0
         count = _count_on_cpu if probabilities.device.type == "cpu" else _count
-        self.counts += count(probabilities, targets).to(self.counts.device)
+        self.counts += count(probabilities, targets, known).to(self.counts.device)
 
     def all_reduce(self) -> None:
         """Sum over ranks, once all batches are in."""
@@ -61,34 +67,37 @@ class PooledIoU:
         return torch.where(occurs, best, torch.nan), torch.where(occurs, thresholds, 0.5)
 
     def at(self, thresholds: Sequence[float]) -> torch.Tensor:
-        """(classes,) IoU at each class's own threshold, one of THRESHOLDS (thresholds chosen on other data)."""
+        """(classes,) IoU at each class's own threshold, one of THRESHOLDS (thresholds chosen on other data), or 1 for a
+        class that is never predicted: no probability exceeds it."""
         columns = [round(value * NUM_THRESHOLDS) for value in thresholds]
         for value, column in zip(thresholds, columns, strict=True):
-            if not 0 <= column < NUM_THRESHOLDS or abs(THRESHOLDS[column] - value) > 1e-6:
-                raise DataError(f"threshold {value}: expected one of 0, 0.05 ... 0.95")
-        return self.iou()[torch.arange(len(self.counts)), torch.tensor(columns)]
+            if not 0 <= column <= NUM_THRESHOLDS or abs(column / NUM_THRESHOLDS - value) > 1e-6:
+                raise DataError(f"threshold {value}: expected one of 0, 0.05 ... 0.95, or 1")
+        iou = self.iou()
+        never = torch.where(iou[:, :1].isnan(), torch.nan, torch.zeros_like(iou[:, :1]))
+        return torch.cat((iou, never), 1)[torch.arange(len(self.counts)), torch.tensor(columns)]
 
 
-def _count(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _count(probabilities: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """(B, C, n) -> (C, 2, 21) on any device, by a histogram of each image and class. Whole numbers: their sum does not
     depend on the order. (`torch.bincount` makes the host wait.)"""
     bins = (probabilities.double() * NUM_THRESHOLDS).ceil_().nan_to_num_(0, NUM_THRESHOLDS, 0)
     index = bins.clamp_(0, NUM_THRESHOLDS).long().add_(targets, alpha=_BINS)
     found = index.new_zeros(*index.shape[:2], 2 * _BINS)
-    return found.scatter_add_(2, index, index.new_ones(()).expand_as(index)).sum(0).view(-1, 2, _BINS)
+    return found.scatter_add_(2, index, known.long()[:, :, None].expand_as(index)).sum(0).view(-1, 2, _BINS)
 
 
-def _count_on_cpu(probabilities: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _count_on_cpu(probabilities: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """The same, slice by slice within the cache: OpenCV's histogram of bytes takes a third of torch's time."""
     found = np.zeros((probabilities.shape[1], 2 * _BINS), np.int64)
     images, truths = probabilities.float().numpy(), targets.numpy().view(np.uint8)
-    for image, truth in zip(images, truths, strict=True):
-        for row, values, inside in zip(found, image, truth, strict=True):
-            for start in range(0, len(values), _SLICE):
-                bins = np.multiply(values[start : start + _SLICE], NUM_THRESHOLDS, dtype=np.float64)
-                np.fmax(np.ceil(bins, out=bins), 0, out=bins)  # NaN -> 0
-                index = np.minimum(bins, NUM_THRESHOLDS, out=bins).astype(np.uint8)
-                index += inside[start : start + _SLICE] * np.uint8(_BINS)
-                histogram = cv2.calcHist([index.reshape(1, -1)], [0], None, [2 * _BINS], [0, 2 * _BINS])
-                row += histogram.ravel().astype(np.int64)
+    for image, channel in np.argwhere(known.numpy()):
+        values, inside = images[image, channel], truths[image, channel]
+        for start in range(0, len(values), _SLICE):
+            bins = np.multiply(values[start : start + _SLICE], NUM_THRESHOLDS, dtype=np.float64)
+            np.fmax(np.ceil(bins, out=bins), 0, out=bins)  # NaN -> 0
+            index = np.minimum(bins, NUM_THRESHOLDS, out=bins).astype(np.uint8)
+            index += inside[start : start + _SLICE] * np.uint8(_BINS)
+            histogram = cv2.calcHist([index.reshape(1, -1)], [0], None, [2 * _BINS], [0, 2 * _BINS])
+            found[channel] += histogram.ravel().astype(np.int64)
     return torch.from_numpy(found.reshape(-1, 2, _BINS))

@@ -1,4 +1,4 @@
-"""The report folder: table.csv, table.md and sheet.png, and the manifest by which a finished report is known.
+"""The report folder: its tables, text and picture, and the manifest by which a finished report is known.
 
 Light until something must be made: `is_current` reads files and compares checksums, no more.
 """
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from chexseg.evaluation.hits import Maps
 
 log = logging.getLogger(__name__)
-TABLE, TEXT, PICTURE, TIMINGS, QUALITY = "table.csv", "table.md", "sheet.png", "timings.csv", "quality.csv"
+TABLE, TEXT, PICTURE, TIMINGS = "table.csv", "table.md", "sheet.png", "timings.csv"
+METRICS, PAIRED, QUALITY = "metrics.csv", "paired.csv", "quality.csv"
 TEMPLATES = Path(__file__).with_name("templates")  # of the page, which `page` makes
 MANIFEST, BUDGET, FIGURES = "table.manifest.json", "label_budget.csv", "figures"
 STYLES = ("light", "dark")  # of figures for papers
@@ -52,14 +53,21 @@ def is_current(folder: Path, fingerprint: str) -> str | None:
     return None
 
 
-def write_tables(folder: Path, comparison: "Comparison") -> str:
-    """Write table.csv and table.md; returns the latter's text."""
-    from chexseg.evaluation import tables
+def write_tables(folder: Path, comparison: "Comparison", leaks: Sequence[str] = ()) -> str:
+    """Write table.csv, metrics.csv, paired.csv and table.md, each stamped with `leaks`; returns the latter's text."""
+    from chexseg.evaluation import scoring, tables
+    from chexseg.evaluation.comparison import paired_table
 
     times = timings.read(folder / TIMINGS)
-    with atomic(folder / TABLE) as temporary:
-        tables.long_table(comparison).to_csv(temporary, index=False, float_format="%.6f")
-    text = timings.with_section(tables.markdown(comparison), times)
+    made = {
+        TABLE: tables.long_table(comparison),
+        METRICS: tables.metric_table(comparison),
+        PAIRED: paired_table(comparison),
+    }
+    for name, table in made.items():
+        with atomic(folder / name) as temporary:
+            scoring.stamped(table, leaks).to_csv(temporary, index=False, float_format="%.6f")
+    text = timings.with_section(tables.markdown(comparison, leaks), times)
     with atomic(folder / TEXT) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
@@ -152,7 +160,7 @@ def seal(
     folder: Path, record: Mapping, fingerprint: str, picture_sources: Sequence[Path], pages: Sequence[str] = ()
 ) -> None:
     """Write the manifest: from now on the report is known to be whole and what it was made from."""
-    made = [TABLE, *([PICTURE] if picture_sources else []), *pages]
+    made = [TABLE, METRICS, PAIRED, *([PICTURE] if picture_sources else []), *pages]
     more = {
         "fingerprint": fingerprint,
         "outputs": {name: provenance.sha256(folder / name) for name in made},

@@ -50,7 +50,7 @@ def evaluate(
     num_replicates: int = 1000,
     seed: int = 17,
     maps: Maps | None = None,
-    films: Sequence[str] | None = None,
+    films: film_list.FilmList | None = None,
     with_oracle: bool = False,
 ) -> Evaluation:
     """Score the images that both have, under every protocol; with `maps` also their hit rate, in which only images
@@ -84,8 +84,8 @@ def evaluate(
 
 
 def metric_table(overlap: metrics.Overlap, resamples: bootstrap.Resamples) -> pd.DataFrame:
-    """Every metric under every protocol: protocol, metric, task, value, lower, upper, n_images, n_positive; the mean over
-    the tasks is the task `mean`."""
+    """Every metric under every protocol: protocol, metric, task, value, lower, upper, n_images, n_positive. The mean
+    over the tasks is the task `mean`."""
     tables = []
     for protocol in bootstrap.PROTOCOLS:
         for metric in metrics.METRICS:

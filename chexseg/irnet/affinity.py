@@ -6,14 +6,14 @@ direction: all pairs of one direction are shifted views of the same maps, so nei
 
 import math
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, reduce
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet.compiled import jit
+from chexseg.irnet.engines import jit, uses_numba
 from chexseg.runtime.distributed import sum_over_ranks
 
 Direction = tuple[int, int]
@@ -29,7 +29,7 @@ def directions(radius: int) -> tuple[Direction, ...]:
     return (*straight, *others)
 
 
-@cache  # radius 10 has 152 directions: an `lru_cache` of 128 forgets each before it comes again
+@cache  # radius 10 has 152 directions; the default `lru_cache` holds 128 and would drop each before its next use
 def path(dy: int, dx: int) -> tuple[Direction, ...]:
     """Grid points of the direction's bounding box that lie less than 1 from its line; both ends among them."""
     length = dy * dy + dx * dx
@@ -44,22 +44,12 @@ def shifted_view(field: Tensor, direction: Direction, point: Direction = (0, 0))
     return field[..., y : y + height, max(0, -dx) + x : max(0, -dx) + x + width]
 
 
-def on_numba(engine: str, device: torch.device) -> bool:
-    """Whether `engine` means the CPU's kernels on this device: `numba`, `torch`, or `auto`, which is Numba on a CPU."""
-    if engine not in ("auto", "numba", "torch") or (engine == "numba" and device.type != "cpu"):
-        raise ValueError(f"engine {engine!r} is not auto, torch or (on the CPU) numba")
-    return engine != "torch" and device.type == "cpu"
-
-
 def path_maxima(field: Tensor, radius: int) -> Iterator[tuple[Direction, Tensor]]:
     """Each direction that fits into the field (..., h, w), and the largest value along it from each pixel that has a
     partner: (..., h - dy, w - |dx|)."""
     for direction in _fitting(field, radius):
-        largest = None
-        for point in path(*direction):
-            view = shifted_view(field, direction, point)
-            largest = view if largest is None else torch.maximum(largest, view)
-        yield direction, largest
+        first, *others = (shifted_view(field, direction, point) for point in path(*direction))
+        yield direction, reduce(torch.maximum, others, first)
 
 
 def path_affinity(boundary: Tensor, radius: int) -> Iterator[tuple[Direction, Tensor]]:
@@ -73,9 +63,9 @@ def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10, *, engine: s
 
     A class's loss is the mean of -log affinity over its background pairs, / 4, and over its foreground pairs, / 4, and
     of -log(1 - affinity) over pairs of unlike labels, / 2; the loss is the mean over classes with any pair at all, 0
-    where there is none. Pairs within `radius`; those that touch 255 don't count. Affinities stay logits
-    (-log(1 - sigmoid(z)) = softplus(z)), so no logarithm overflows. Under torchrun: of the whole batch. `engine` as of
-    `on_numba`; on a GPU the host waits for nothing.
+    where there is none. Only pairs within `radius` count, and none that touches 255. Affinities stay logits
+    (-log(1 - sigmoid(z)) = softplus(z)), so no logarithm overflows. Under torchrun the loss is that of the whole batch.
+    `engine` is one of `engines.ENGINES`; on a GPU the host never stalls.
     """
     if logits.shape != (labels.shape[0], 1, *labels.shape[-2:]):
         raise ValueError(f"logits {tuple(logits.shape)} do not fit the labels {tuple(labels.shape)}")
@@ -83,7 +73,7 @@ def relation_loss(logits: Tensor, labels: Tensor, radius: int = 10, *, engine: s
         raise ValueError(f"{labels.shape[1]} classes; at most {MAX_CLASSES}")
     logits = logits.float()[:, 0].contiguous()
     zeros, ones = _bits(labels == 0), _bits(labels == 1)
-    if on_numba(engine, logits.device):
+    if uses_numba(engine, logits.device):
         pairs, blame = _count_pairs(zeros, ones, radius, labels.shape[1]), _blame
     else:
         pairs, blame = _count_in_torch(labels, radius), _blame_in_torch
@@ -133,8 +123,8 @@ def _count_in_torch(labels: Tensor, radius: int) -> Tensor:
         rows, reach = sums[..., dy : dy + height, :], math.isqrt(radius * radius - dy * dy - 1)
         before = radius - reach - 1 if dy else radius
         partners += rows[..., radius + reach :][..., :width] - rows[..., before:][..., :width]
-    found = torch.einsum("ibchw,jbchw->ijc", planes.double(), partners.double())
-    return torch.stack([found[0, 0], found[1, 1], found[0, 1] + found[1, 0]])
+    pairs = torch.einsum("ibchw,jbchw->ijc", planes.double(), partners.double())
+    return torch.stack([pairs[0, 0], pairs[1, 1], pairs[0, 1] + pairs[1, 0]])
 
 
 def _weights(pairs: Tensor) -> Tensor:
@@ -150,15 +140,16 @@ def _blame(logits: Tensor, zeros: Tensor, ones: Tensor, weights: Tensor, radius:
     """Weights (B, h, w) of the pairs of like and of unlike labels whose path has its largest logit here, the first of
     equals. What a pair's loss depends on is this one pixel."""
     like, unlike = torch.zeros_like(logits), torch.zeros_like(logits)
-    arrays = [t.contiguous().numpy() for t in (logits, zeros, ones, weights, like, unlike)]
-    for direction in _fitting(logits, radius):
-        _blame_direction(*arrays, *direction, np.array(path(*direction)))
+    z, zero, one, weight = (t.contiguous().numpy() for t in (logits, zeros, ones, weights))
+    for dy, dx in _fitting(logits, radius):
+        _blame_direction(z, zero, one, weight, like.numpy(), unlike.numpy(), dy, dx, np.array(path(dy, dx)))
     return like, unlike
 
 
 @cache
 def _offsets(direction: Direction, width: int, device: torch.device) -> Tensor:
-    """Where the points of the direction's path lie in a flat map. Kept: the host waits whenever it sends a list."""
+    """Where the points of the direction's path lie in a flat map. Cached, because sending a list to a GPU stalls the
+    host."""
     return torch.tensor([y * width + x for y, x in path(*direction)], device=device)
 
 

@@ -1,20 +1,21 @@
 """IRNet's boundary network (Ahn et al. 2019): five branches on a frozen classifier, one boundary logit at stride 4.
 
-The displacement branch of the original shares no trainable weight with it and makes no mask: it is left out. The loss
-is `affinity.relation_loss`.
+The original's displacement branch is left out: it shares no trainable weight with the boundaries, so it cannot change
+a mask. The loss is `affinity.relation_loss`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, models
+from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
-from chexseg.runtime.files import atomic
 
 STRIDE, WIDTH, GROUPS, STAGES = 4, 32, 4, 5
 # What follows the stem and each stage, as names of a network's submodules, and the convolutions and poolings whose
@@ -25,10 +26,14 @@ _MOBILENET = ["features.1", "features.3", "features.6", "features.13", "features
 
 @dataclass(frozen=True)
 class BoundarySpec:
-    """What the weights of a boundary network do not say."""
+    """The configuration needed to rebuild the network."""
+
+    KEY: ClassVar[str] = "boundary_spec"
+    WHAT: ClassVar[str] = "a boundary network"
+    MADE_BY: ClassVar[str] = "IRNet/train_irnet.py"
 
     architecture: str
-    normalisation: str = "imagenet"
+    normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
 
 
 class Stages(nn.Module):
@@ -42,32 +47,32 @@ class Stages(nn.Module):
     def __init__(self, architecture: str):
         super().__init__()
         self.family = models.family(architecture)
-        self.network = models.build_network(architecture, 1)
-        setattr(self.network, models.HEADS[self.family].split(".")[0], nn.Identity())
+        network: Any = models.build_network(architecture, 1)  # torch's types call its stages Tensor | Module
+        setattr(network, models.HEADS[self.family].split(".")[0], nn.Identity())
         if self.family == "resnet":
-            last = self.network.layer4[0]
-            for module in (m for m in last.modules() if isinstance(m, nn.Conv2d)):
+            for module in (m for m in network.layer4[0].modules() if isinstance(m, nn.Conv2d)):
                 module.stride = (1, 1)
         elif self.family == "densenet":
-            self.network.features.transition3.pool = nn.Identity()
+            network.features.transition3.pool = nn.Identity()
         else:
-            self.network.features[14].conv[1][0].stride = (1, 1)
+            network.features[14].conv[1][0].stride = (1, 1)
+        self.network = network
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> five maps (B, K, h, w)."""
-        net = self.network
+        net: Any = self.network
         if self.family == "resnet":
-            found = [net.maxpool(net.relu(net.bn1(net.conv1(images))))]
+            maps = [net.maxpool(net.relu(net.bn1(net.conv1(images))))]
             for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
-                found.append(stage(found[-1]))
-            return found
+                maps.append(stage(maps[-1]))
+            return maps
         taps = _DENSENET if self.family == "densenet" else _MOBILENET
-        found, x = [], images
+        maps, x = [], images
         for name, module in net.features.named_children():
             x = module(x)
             if f"features.{name}" in taps:
-                found.append(x)
-        return found
+                maps.append(x)
+        return maps
 
 
 class BoundaryNet(nn.Module):
@@ -92,7 +97,7 @@ class BoundaryNet(nn.Module):
         """(B, 3, H, W) -> logits (B, 1, ceil(H / 4), ceil(W / 4))."""
         with torch.no_grad():
             stages = self.backbone(images)
-        size = tuple(-(-n // STRIDE) for n in images.shape[-2:])
+        size = (-(-images.shape[-2] // STRIDE), -(-images.shape[-1] // STRIDE))
         return self.boundary(
             torch.cat([resized(b(x), size).relu() for b, x in zip(self.branches, stages, strict=True)], dim=1)
         )
@@ -116,29 +121,25 @@ def read_backbone(weights: Path, architecture: str | None = None) -> tuple[str, 
 
     DataError where it is not of the `architecture` asked for.
     """
-    found, tensors = models.load_backbone(weights)
-    if architecture not in (None, found):
-        raise DataError(f"{weights}: weights of a {found}, not of a {architecture}")
-    return found, models.trained_normalisation(weights, "imagenet"), tensors
+    actual, tensors = models.load_backbone(weights)
+    if architecture not in (None, actual):
+        raise DataError(f"{weights}: weights of a {actual}, not of a {architecture}")
+    return actual, models.trained_normalisation(weights, "imagenet"), tensors
 
 
 def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Path) -> None:
     """Put classifier weights (torchvision's names, no head) into the backbone; all must be there and fit."""
-    models.load_exactly(model.backbone.network, tensors, weights)
+    models.load_exactly(model.backbone.get_submodule("network"), tensors, weights)
 
 
 def save(path: Path, weights: Mapping[str, Tensor], spec: BoundarySpec, metrics: Mapping) -> None:
-    """Write a network and what its weights do not say, in plain types only."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
-        torch.save({"state_dict": dict(weights), "boundary_spec": asdict(spec), "metrics": dict(metrics)}, file)
+    """Write a network, its spec, and the metrics of its epoch."""
+    checkpoints.save_network(path, dict(weights), spec, metrics)
 
 
 def load(path: Path) -> tuple[BoundaryNet, BoundarySpec]:
-    """A boundary network in eval mode from what `save` wrote."""
-    checkpoint = checkpoints.load_checkpoint(path)
-    if not isinstance(checkpoint.get("boundary_spec"), dict):
-        raise DataError(f"{path}: not a boundary network; make one with IRNet/train_irnet.py")
-    spec = BoundarySpec(**checkpoint["boundary_spec"])
+    """A boundary network in eval mode from what `save` wrote. DataError where the file is another's, or damaged."""
+    weights, spec, _ = checkpoints.load_network(path, BoundarySpec)
     model = build(spec)
-    models.load_exactly(model, checkpoints.state_dict(checkpoint, path), path)
+    models.load_exactly(model, weights, path)
     return model.eval(), spec

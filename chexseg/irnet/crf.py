@@ -1,25 +1,30 @@
 """Dense CRF (Kraehenbuehl & Koltun 2011) for many binary label problems over one image, and for batches of images.
 
 Every pair of pixels is joined by a Gaussian kernel on position and a bilateral kernel on position and brightness; both
-are filtered on a permutohedral lattice, as in the paper's code. With two labels the messages of one give the other's,
-so a problem is one channel of log-odds, and an image's problems share its lattice. On a CPU a Numba kernel works image
-by image, on a GPU the same steps run in torch over the batch. Not for more than two labels.
+are filtered on a permutohedral lattice, as in the paper's code. With two labels the messages to one follow from
+those to the other, so a problem is one channel of log-odds, and all problems of an image share its lattice. On a CPU a
+Numba kernel works image by image, on a GPU the same steps run in torch over the batch. Not for more than two labels.
 """
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chexseg.data.hdf5_files import IGNORE
 from chexseg.irnet import permutohedral
-from chexseg.irnet.permutohedral import Lattice, jit
+from chexseg.irnet.engines import FINITE, jit, uses_numba
+from chexseg.irnet.permutohedral import Lattice
 
-IGNORE = 255
 # Problems that one pass of the CPU kernel carries: a full vector register of float32.
 LANES = 8
+# Corners that the CPU kernel slices at once. A lattice in d dimensions has d + 1 of them around a point: 3 for the
+# Gaussian kernel, 6 for the bilateral one, 9 for both together.
+CORNERS_AT_ONCE = 3
 
 
 def mean_field(
@@ -40,13 +45,12 @@ def mean_field(
 
     Labels are right with probability `confidence`; distances `*_sxy` are in pixels, `bilateral_srgb` in grey levels of
     each of r, g and b; kernels are normalised symmetrically (`D^-1/2 K D^-1/2`), Potts model, as in the paper's code.
-    `engine` is `numba` (CPU), `torch`, or `auto`: numba for images on the CPU, where it is six times as fast.
+    `engine` is one of `engines.ENGINES`; `auto` is Numba on a CPU, where it is six times as fast.
 
     Raises ValueError for colour, other types, and shapes or constants that make no sense.
     """
     _check(image, foreground)
-    if engine not in ("auto", "numba", "torch") or (engine == "numba" and image.device.type != "cpu"):
-        raise ValueError(f"engine {engine!r} is not auto, torch or (on the CPU) numba")
+    on_cpu = uses_numba(engine, image.device)
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must be at least 0.5 and below 1")
     if min(gaussian_sxy, bilateral_sxy, bilateral_srgb) <= 0 or min(gaussian_weight, bilateral_weight, iterations) < 0:
@@ -67,13 +71,12 @@ def mean_field(
             "bilateral_weight": bilateral_weight,
             "iterations": iterations,
         }
-        on_cpu = engine == "numba" or (engine == "auto" and image.device.type == "cpu")
         out = (_cpu if on_cpu else _torch)(image, foreground, unary, constants)
     return out[0] if single else out
 
 
 def relation_labels(
-    image: Tensor, maps: Tensor, *, foreground: float = 0.25, possible: float = 0.1, **constants: float
+    image: Tensor, maps: Tensor, *, foreground: float = 0.25, possible: float = 0.1, **constants: Any
 ) -> Tensor:
     """Inter-pixel relation labels (B, C, H, W) uint8 of saliency maps (B, C, h, w) over grey images (B, H, W) uint8.
 
@@ -131,6 +134,8 @@ def _near_kernel(size: tuple[int, int], sxy: float, strength: float) -> Lattice:
 
 def _scaled(lattice: Lattice, strength: float) -> Lattice:
     """The lattice whose splat, blur and slice are `strength` times the symmetrically normalised kernel."""
+    if lattice.corner.shape[1] % CORNERS_AT_ONCE:
+        raise ValueError(f"{lattice.corner.shape[1]} corners around a point; they are read {CORNERS_AT_ONCE} at a time")
     factor = _norm_cpu(*lattice) * np.float32(math.sqrt(strength))
     return lattice._replace(weight=lattice.weight * factor[:, None])
 
@@ -153,7 +158,7 @@ def _cpu(image: Tensor, foreground: Tensor, unary: float, c: dict) -> Tensor:
     return out
 
 
-@jit
+@jit(FINITE)
 def _norm_cpu(corner, weight, neighbours):
     """1 / sqrt of a lattice kernel's row sums (n,)."""
     cells = np.zeros((neighbours.shape[1], LANES), np.float32)
@@ -165,7 +170,7 @@ def _norm_cpu(corner, weight, neighbours):
     return 1 / np.sqrt(values[:, 0])
 
 
-@jit
+@jit(FINITE)
 def _iterate(unary, corner, weight, far, near, steps):
     """Mean-field steps on log-odds (n, LANES)."""
     z, mean = unary.copy(), np.empty_like(unary)
@@ -183,7 +188,7 @@ def _iterate(unary, corner, weight, far, near, steps):
     return z
 
 
-@jit
+@jit(FINITE)
 def _splat(cells, values, corner, weight):
     """Add values (n, LANES) to the corners around each point."""
     for k in range(len(values)):
@@ -193,26 +198,27 @@ def _splat(cells, values, corner, weight):
                 cells[c, p] += w * values[k, p]
 
 
-@jit
+@jit(FINITE)
 def _slice(cells, values, corner, weight):
-    """Add to values (n, LANES) what the corners around each point hold; three corners between stores are faster."""
+    """Add to values (n, LANES) what the corners around each point hold. Three corners between two stores are faster
+    than one; their number must divide by CORNERS_AT_ONCE, which `_scaled` sees to."""
     for k in range(len(values)):
-        for r in range(0, corner.shape[1], 3):
+        for r in range(0, corner.shape[1], CORNERS_AT_ONCE):
             a, b, c = corner[k, r], corner[k, r + 1], corner[k, r + 2]
             v, w, x = weight[k, r], weight[k, r + 1], weight[k, r + 2]
             for p in range(LANES):
                 values[k, p] += v * cells[a, p] + w * cells[b, p] + x * cells[c, p]
 
 
-@jit
+@jit(FINITE)
 def _copy(source, target):
-    """`target[:] = source` (n, LANES); Numba takes five seconds to compile that, for the sake of its error message."""
+    """`target[:] = source` (n, LANES); see `engines` for why it is a loop."""
     for k in range(len(source)):
         for p in range(LANES):
             target[k, p] = source[k, p]
 
 
-@jit
+@jit(FINITE)
 def _blur(cells, spare, neighbours):
     """Blur corners (m + 1, LANES) in place along every direction."""
     for j in range(len(neighbours)):
@@ -223,7 +229,7 @@ def _blur(cells, spare, neighbours):
         _copy(spare[1:], cells[1:])
 
 
-@jit
+@jit(FINITE)
 def _mean_label(z, out):
     """tanh(z / 2): foreground's less background's probability, by a rational approximation (Eigen's)."""
     z, out = z.ravel(), out.ravel()
@@ -253,9 +259,9 @@ def _torch(image: Tensor, foreground: Tensor, unary: float, c: dict) -> Tensor:
     far = permutohedral.build(
         torch.cat([place.expand(batch, -1, -1) / c["bilateral_sxy"], level.expand(-1, -1, 3)], -1)
     )
-    kernels = [(near, c["gaussian_weight"]), (far, c["bilateral_weight"])]
     ones = torch.ones(batch * height * width, 1, device=image.device)
-    kernels = [(k, w, permutohedral.filter(k, ones).rsqrt()) for k, w in kernels]
+    strengths = [(near, c["gaussian_weight"]), (far, c["bilateral_weight"])]
+    kernels = [(k, w, permutohedral.filter(k, ones).rsqrt()) for k, w in strengths]
     start = torch.where(foreground, unary, -unary).permute(0, 2, 3, 1).reshape(-1, count)
     z = start
     for _ in range(c["iterations"]):

@@ -1,9 +1,4 @@
-"""What the boundary network trains on and works on: scaled crops of images with their relation labels on the stride-4
-grid, and images with their saliency maps.
-"""
-
-from pathlib import Path
-from typing import NamedTuple
+"""What the boundary network trains on: scaled crops of images with their relation labels on the stride-4 grid."""
 
 import cv2
 import numpy as np
@@ -11,20 +6,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from chexseg.classifier.saliency_store import open_maps
-from chexseg.data import chexpert, hdf5_files
+from chexseg.data import hdf5_files
 from chexseg.data.hdf5_files import IGNORE, Hdf5File
-from chexseg.data.images import read_image, resize_square
 from chexseg.irnet.boundary_net import STRIDE
-from chexseg.runtime import provenance
 from chexseg.training.draws import Draw
 
 
 class RelationSet(Dataset):
     """Indexed by `draws.Draw`: image (C, C) uint8, labels (T, G, G) uint8 in {0, 1, 255} with G = ceil(C / 4), id.
 
-    Image and labels share a random scale and a random place of the crop; where a scaled image is smaller than the
-    crop it lies somewhere in it, on black that is ignored. A draw without a key is neither scaled nor moved.
+    Image and labels share a random scale and a random crop. An image that was scaled below the size of the crop lies at
+    a random place in it, surrounded by black whose labels are 255. A draw without a key is neither scaled nor moved.
     """
 
     def __init__(self, train_set: Hdf5File, ir_labels: Hdf5File, crop: int, scales: tuple[float, float] = (0.5, 1.5)):
@@ -36,20 +28,20 @@ class RelationSet(Dataset):
         return len(self.ids)
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor | str]:
-        side, place = self.size, (0, 0)
+        side, top, left = self.size, 0, 0
         if draw.key:
             rng = np.random.default_rng(draw.key)
             side = max(1, round(self.size * rng.uniform(*self.scales)))
             slack = side - self.crop
-            place = tuple(int(n) for n in rng.integers(min(0, slack), max(0, slack) + 1, size=2))
+            top, left = (int(n) for n in rng.integers(min(0, slack), max(0, slack) + 1, size=2))
         image = self.images["cxr_images"][draw.index]
         if side != self.size:
             image = cv2.resize(
                 image, (side, side), interpolation=cv2.INTER_AREA if side < self.size else cv2.INTER_LINEAR
             )
         return {
-            "image": torch.from_numpy(window(image, place, self.crop)),
-            "labels": torch.from_numpy(grid_labels(self.labels["ir_labels"][draw.index], side, place, self.crop)),
+            "image": torch.from_numpy(window(image, (top, left), self.crop)),
+            "labels": torch.from_numpy(grid_labels(self.labels["ir_labels"][draw.index], side, (top, left), self.crop)),
             "id": self.ids[draw.index],
         }
 
@@ -76,44 +68,3 @@ def grid_labels(labels: np.ndarray, side: int, place: tuple[int, int], crop: int
     out = np.full((len(labels), len(centres), len(centres)), IGNORE, np.uint8)
     out[:, inside[0][:, None] & inside[1]] = labels[:, rows[:, None], columns].reshape(len(labels), -1)
     return out
-
-
-class Film(NamedTuple):
-    """pixels (S, S) uint8, maps (T, h, w) float32, and the size (height, width) that masks are wanted in."""
-
-    pixels: np.ndarray
-    maps: np.ndarray
-    size: tuple[int, int]
-
-
-class TrainFilms:
-    """The images of a run's hdf5_files/train_set, by row; masks at their own size."""
-
-    def __init__(self, run: Path):
-        self._file = hdf5_files.open_train_set(run)
-        self.ids, self.tasks, self.path = hdf5_files.names(self._file), self._file.tasks, self._file.path
-        self.size = self._file["cxr_images"].shape[-1]
-
-    def __call__(self, row: int) -> Film:
-        return Film(self._file["cxr_images"][row], self._file["cxr_cams"][row], (self.size, self.size))
-
-    def fingerprint(self, row: int) -> str:
-        return self.ids[row]
-
-
-class OtherFilms:
-    """The images of a run's saliency maps, decoded now, stretched to `size`, by row; masks at the originals' size."""
-
-    def __init__(self, run: Path, tasks: tuple[str, ...], data_dir: Path, size: int | None):
-        self._maps, self._data_dir = open_maps(run), data_dir
-        self.ids, self.tasks, self.path = self._maps.ids, tasks, self._maps.path
-        self.size = size or self._maps.network_size[0]
-        self._rows = self._maps.task_rows(tasks)
-
-    def __call__(self, row: int) -> Film:
-        found = self._maps[self.ids[row]]
-        image = read_image(chexpert.find_image(self._data_dir, self.ids[row]))
-        return Film(resize_square(image, self.size), found["maps"][self._rows], found["size"])
-
-    def fingerprint(self, row: int) -> str:
-        return f"{self.ids[row]} {provenance.stat_fingerprint(chexpert.find_image(self._data_dir, self.ids[row]))}"

@@ -1,8 +1,9 @@
 """The permutohedral lattice (Adams, Baek & Davis 2010): a Gaussian filter of unit deviation over scattered features.
 
-Points splat onto the corners of the simplex around them, corners blur along the lattice's d + 1 directions, points
-slice. It is built as in Kraehenbuehl & Koltun's code, whose results it repeats: `build_cpu` with Numba and a hash
-table, `build` in torch on any device for a batch of point sets. They number the corners differently, no more.
+Each point splats its values onto the corners of the simplex around it, the corners blur along the lattice's d + 1
+directions, and each point slices its values back. The lattice is that of Kraehenbuehl & Koltun's code and gives its
+results: `build_cpu` uses Numba and a hash table, `build` torch on any device for a batch of point sets. The two differ
+only in how they number the corners.
 """
 
 import math
@@ -13,9 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet import compiled
-
-jit = compiled.jit(fastmath=("contract", "nsz", "nnan", "ninf"))
+from chexseg.irnet.engines import FINITE, jit
 
 
 class Lattice(NamedTuple):
@@ -59,7 +58,7 @@ def build_cpu(features: np.ndarray) -> Lattice:
     return Lattice(corner, weight, _neighbours(numbers, count, slots, strides))
 
 
-@jit
+@jit(FINITE)
 def _lookup(number, numbers, slots):
     """The place in the hash table `slots` that holds the corner with this number, or that is free for it."""
     mask = np.uint64(slots.size - 1)
@@ -69,7 +68,7 @@ def _lookup(number, numbers, slots):
     return place
 
 
-@jit
+@jit(FINITE)
 def _embed(features, scales, strides, numbers, corner, weight):
     """Fill the corners' numbers and each point's corners and weights; return how many corners and their hash table."""
     n, d = features.shape
@@ -136,7 +135,7 @@ def _embed(features, scales, strides, numbers, corner, weight):
     return count, slots
 
 
-@jit
+@jit(FINITE)
 def _neighbours(numbers, count, slots, strides):
     directions = len(strides)
     out = np.zeros((directions, count + 1, 2), np.int32)
@@ -182,12 +181,13 @@ def build(features: Tensor) -> Lattice:
 
 def filter(lattice: Lattice, values: Tensor) -> Tensor:
     """Filter values (n, P) in torch; up to a constant factor, which a normalised kernel doesn't see."""
+    corners, weights = torch.as_tensor(lattice.corner).unbind(1), torch.as_tensor(lattice.weight).unbind(1)
     cells = values.new_zeros(lattice.neighbours.shape[1], values.shape[1])
-    for corner, weight in zip(lattice.corner.unbind(1), lattice.weight.unbind(1), strict=True):
+    for corner, weight in zip(corners, weights, strict=True):
         cells.index_add_(0, corner, values * weight[:, None])
     for pairs in lattice.neighbours:
         cells = cells + 0.5 * (cells[pairs[:, 0]] + cells[pairs[:, 1]])
     out = torch.zeros_like(values)
-    for corner, weight in zip(lattice.corner.unbind(1), lattice.weight.unbind(1), strict=True):
+    for corner, weight in zip(corners, weights, strict=True):
         out += cells[corner] * weight[:, None]
     return out

@@ -5,14 +5,16 @@ walking 2^n sparse steps costs a thousandth of squaring the dense matrix n times
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chexseg.irnet.affinity import Direction, on_numba, path_affinity
-from chexseg.irnet.compiled import jit
+from chexseg.irnet.affinity import Direction, path_affinity
+from chexseg.irnet.engines import jit, uses_numba
 
 
 def propagate(
@@ -28,18 +30,18 @@ def propagate(
     n = 2^exp_times steps.
 
     T is affinity^beta between pixels less than `radius` apart, and 1 to itself, with columns that sum to 1: each pixel
-    becomes a weighted mean of its surroundings, never of anything outside the image. A value that is no number counts
-    as no saliency, or as a full boundary. `engine` is `numba` (CPU), `torch`, or `auto`: numba for maps on the CPU.
+    becomes a weighted mean of its surroundings, never of anything outside the image. NaN and infinity count as no
+    saliency, or as a full boundary. `engine` is one of `engines.ENGINES`.
     """
     if cam.shape[:1] + cam.shape[2:] != boundary.shape[:1] + boundary.shape[2:] or boundary.shape[1] != 1:
         raise ValueError(f"maps {tuple(cam.shape)} and boundaries {tuple(boundary.shape)} do not fit")
     if radius < 1 or exp_times < 0 or beta <= 0:
         raise ValueError(f"radius {radius} must be at least 1, exp_times {exp_times} at least 0, beta {beta} above 0")
-    numba = on_numba(engine, cam.device)
+    numba = uses_numba(engine, cam.device)
     if numba and len(cam) > 1:
         # One by one, so that no bit of a result depends on the batch it was in.
-        options = {"beta": beta, "exp_times": exp_times, "radius": radius, "engine": engine}
-        return torch.cat([propagate(*pair, **options) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
+        walk = partial(propagate, beta=beta, exp_times=exp_times, radius=radius, engine=engine)
+        return torch.cat([walk(*pair) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
     boundary = boundary.float().nan_to_num(1, 1, 1).clamp(0, 1)
     cam = cam.float().nan_to_num(0, 0, 0) * (1 - boundary)
     directions, weights = _transitions(boundary, beta, radius)
@@ -100,12 +102,12 @@ def _transitions(boundary: Tensor, beta: float, radius: int) -> tuple[list[Direc
 def masks_from_scores(scores: Tensor, size: tuple[int, int], *, threshold: float = 0.6, engine: str = "auto") -> Tensor:
     """Masks (..., C, *size) bool where scores (..., C, h, w), enlarged bilinearly, exceed `threshold` of their maximum.
 
-    A class without any score gets an empty mask. `engine` as of `propagate`; there is nothing for Numba to compile, but
-    `torch` makes all masks at once, and `numba` one by one those that are not empty.
+    A class without any score gets an empty mask. `engine` is one of `engines.ENGINES`: `torch` makes all masks at once,
+    `numba` (which has nothing to compile here) only those that are not empty, one by one.
     """
     planes = scores.float().flatten(0, -3)[:, None]
     some = (planes > 0).flatten(1).any(1)
-    if on_numba(engine, scores.device):
+    if uses_numba(engine, scores.device):
         masks = torch.zeros(len(planes), *size, dtype=torch.bool)
         for row in some.nonzero()[:, 0].tolist():
             masks[row] = _above(planes[row : row + 1], size, threshold)[0]
@@ -120,13 +122,13 @@ def _above(planes: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
     return large > threshold * large.amax((1, 2), keepdim=True)
 
 
-def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: str = "auto", **walk: float) -> Tensor:
+def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: str = "auto", **walk: Any) -> Tensor:
     """Scores (B, C, H, W) of saliency maps (B, C, h, w) spread on the stride-4 grid of the boundaries (B, 1, H, W).
 
     Where `present` (B, C) bool is False they are 0. `walk` are options of `propagate`, as is `engine`.
     """
     cam = F.interpolate(maps.float().nan_to_num(0, 0, 0), boundary.shape[-2:], mode="bilinear", align_corners=False)
-    if not on_numba(engine, cam.device):
+    if not uses_numba(engine, cam.device):
         return propagate(cam * present[..., None, None], boundary, engine=engine, **walk)
     scores = torch.zeros_like(cam)
     for i, rows in enumerate(present):
@@ -136,9 +138,7 @@ def pseudo_scores(maps: Tensor, boundary: Tensor, present: Tensor, *, engine: st
 
 
 def mirrored_boundary(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Boundary probabilities (B, 1, h, w), averaged over images (B, 3, H, W) and their mirror images.
-
-    `network` gives logits.
-    """
-    straight, mirrored = network(torch.cat([images, images.flip(-1)])).float().sigmoid().chunk(2)
-    return (straight + mirrored.flip(-1)) / 2
+    """Boundary probabilities (B, 1, h, w) of images (B, 3, H, W), from a `network` that gives logits: the sigmoid of
+    the mean of an image's logits and of its mirror image's, turned back (the original's `EdgeDisplacement.forward`)."""
+    straight, mirrored = network(torch.cat([images, images.flip(-1)])).float().chunk(2)
+    return ((straight + mirrored.flip(-1)) / 2).sigmoid()

@@ -1,1 +1,1 @@
-"""The phantom: X-rays drawn by this project. No other room uses it."""
+"""Phantom X-rays, drawn by this project for trying everything without patients' data. No other room uses this one."""

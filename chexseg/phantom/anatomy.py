@@ -1,6 +1,6 @@
 """The phantom's body: outlines of a chest that differ from patient to patient, and what they do to an X-ray beam.
 
-Fields are attenuations along the beam: they add up, and the film (`phantom_film`) answers with a curve.
+Fields are attenuations along the beam: they add up, and `film` answers with a curve.
 """
 
 from dataclasses import dataclass, field
@@ -166,7 +166,7 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
     back, front, other, gas = frame.blank(), frame.blank(), frame.blank(), frame.blank()
     rib = np.arange(10)
     for side in SIDES:
-        y = -0.80 + 0.165 * rib + rng.normal(0, 0.008, 10)
+        y: np.ndarray = -0.80 + 0.165 * rib + rng.normal(0, 0.008, 10)
         reach = np.where(rib < 3, np.minimum(0.50 + 0.18 * rib, 1.0), np.minimum(0.90 + 0.03 * rib, 1.03))
         drop = 0.12 + 0.030 * rib + 0.02 * bend[6]
         level = (0 * y + 0.10, y), (0 * y + 0.22, y - 0.045), (0.45 * reach, y - 0.04), (0.78 * reach, y + 0.35 * drop)
@@ -176,10 +176,10 @@ def _bones(chest: Chest, frame: Frame, rng: np.random.Generator) -> np.ndarray:
         for k in np.flatnonzero(rng.random(10) < 0.5)[: chest.fractures if side == chest.fracture_side else 0]:
             curves[k, 14:] += (0.0, 0.045)  # a step where the rib broke
         _paint_ribs(frame, curves, 0.074, back, 140)
-        y, reach, drop = y[:7], reach[:7], drop[:7]
-        level = (reach, y + drop + 0.08), (0.95 * reach, y + drop + 0.22), (0.76 * reach, y + drop + 0.35)
-        end = 0.50 * reach, y + drop + 0.42 - 0.015 * rib[:7]
-        paths = np.stack([np.stack(p, -1) for p in (*level, end)], axis=1) * (side, 1)
+        wide, below = reach[:7], y[:7] + drop[:7]
+        rise = (wide, below + 0.08), (0.95 * wide, below + 0.22), (0.76 * wide, below + 0.35)
+        cartilage = 0.50 * wide, below + 0.42 - 0.015 * rib[:7]
+        paths = np.stack([np.stack(p, -1) for p in (*rise, cartilage)], axis=1) * (side, 1)
         _paint_ribs(frame, spline(paths, closed=False, per_segment=6), 0.078, front, 98)
     y = -1.6 + 0.145 * np.arange(24)[:, None]
     half = 0.100 + 0.001 * np.arange(24)[:, None]

@@ -1,6 +1,6 @@
 """Phantom X-rays written in CheXpert's and CheXlocalize's layout, so that a killed run can go on and none is mixed.
 
-The patients are in `phantom_patients`, their pictures and the readers' outlines in `phantom_images`.
+The patients are in `patients`, their pictures and the readers' outlines in `images`.
 """
 
 import csv
@@ -15,14 +15,15 @@ from itertools import islice
 from pathlib import Path
 
 import cv2
-from tqdm import tqdm
 
 from chexseg.data import json_lines
 from chexseg.errors import DataError
 from chexseg.phantom.images import annotate, render
-from chexseg.phantom.patients import COLUMNS, DEVICES, OPACITY, SPLITS, TASKS, Spec, View, labels, views
+from chexseg.phantom.patients import COLUMNS, DEVICES, OPACITY, TASKS, View, labels, views
+from chexseg.phantom.presets import SPLITS, Spec
 from chexseg.runtime import provenance
 from chexseg.runtime.files import atomic, locked
+from chexseg.runtime.progress import Progress
 from chexseg.runtime.workers import ordered_map
 
 log = logging.getLogger(__name__)
@@ -99,10 +100,11 @@ def generate(spec: Spec, out_dir: Path, gt_dir: Path, *, num_workers: int = 0, o
     DataError where either folder holds a set of other arguments (unless `overwrite`) or files this never made.
     """
     root = out_dir / "CheXpert"
+    cv2.setNumThreads(1)  # films are small: processes help, threads do not
     record = provenance.describe(asdict(spec), code=__file__)
     with locked(root / ".phantom.lock"):
         finished = _claim(root, gt_dir, record, overwrite)
-        files = {}
+        files: dict[str, str] = {}
         for split in SPLITS:
             made = _write_split(spec, split, root, gt_dir, finished, num_workers)
             files |= {path.name: provenance.sha256(path) for path in made}
@@ -156,7 +158,8 @@ def _claim(root: Path, gt_dir: Path, record: dict, overwrite: bool) -> dict[str,
         for path in targets:
             path.unlink(missing_ok=True)
         known = []
-    finished = former[root]["files"] if known and former[root] else {}
+    of_images = former[root]
+    finished = of_images["files"] if known and of_images else {}
     for folder in (root, gt_dir):
         provenance.write(_manifest(folder), {**record, "fingerprint": fresh, "files": finished})
     return finished
@@ -189,13 +192,13 @@ def _write_split(spec: Spec, split: str, root: Path, gt_dir: Path, finished: dic
         # The last entered is renamed first: the files appear in their order, after the labels.
         paths = targets[:0:-1] if with_annotations else []
         readers = [files.enter_context(json_lines.writer(path)) for path in paths][::-1]
-        with tqdm(total=jobs.images, desc=f"phantom X-rays, {split}", unit="image", mininterval=0.5) as bar:
+        with Progress(f"phantom X-rays, {split}", jobs.images) as progress:
             for results in ordered_map(work, jobs, num_workers):
                 for path, size, *found in results if with_annotations else ():
                     outlined[path] = frozenset(map(sys.intern, found[0]))
                     for reader, add in enumerate(readers):
                         _add_annotations(add, path, size, found, reader, names)
-                bar.update(len(results))
+                progress.update(len(results))
         if not intact:
             _write_labels(targets[0], spec, split, outlined)
     return targets

@@ -1,6 +1,6 @@
 """The ten findings: each changes a `Scene` so that the picture shows it, and says where a radiologist would outline it.
 
-Lung opacities follow CheXpert's label hierarchy: `phantom.render` makes Airspace Opacity the union of patchy opacity,
+Lung opacities follow CheXpert's label hierarchy: `images.render` makes Airspace Opacity the union of patchy opacity,
 edema, consolidation, atelectasis and lesions.
 """
 

@@ -1,6 +1,6 @@
 """One phantom image: its frame, its picture, and what two readers outline in it.
 
-`phantom_anatomy` and `phantom_findings` say what the beam meets, drawn with `phantom_canvas`; `phantom_film` develops.
+`anatomy` and `findings` say what the beam meets, drawn with `canvas`; `film` develops the picture.
 """
 
 import cv2
@@ -57,7 +57,8 @@ def render(view: View, size: int) -> tuple[np.ndarray, dict[str, Drawn], Scene |
         for name in {OPACITY, *OPACITIES} & drawn.keys():
             drawn[name] = Drawn(cv2.subtract(drawn[name].mask, drawn[EFFUSION].mask))
     if OPACITY in study.present:
-        union = np.max([drawn[name].mask for name in (OPACITY, *OPACITIES) if name in drawn], axis=0)
+        masks = [np.asarray(drawn[name].mask) for name in (OPACITY, *OPACITIES) if name in drawn]
+        union = np.max(masks, axis=0)
         drawn[OPACITY] = Drawn(union)
     picture = film.develop(scene.attenuation(rng), frame, build, rng)
     return _shrink(film.finish(picture, frame, study.ap, rng), factor), drawn, scene, factor

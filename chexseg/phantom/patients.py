@@ -1,7 +1,7 @@
 """Who the phantom's patients are: findings that occur together as in CheXpert, views taken, values in label files.
 
 Every patient and image has its own random streams, seeded by (seed, split, patient, study, view, purpose): neither
-counts, order nor the number of workers changes one. The picture is in `phantom_anatomy` and `phantom_findings`.
+counts, order nor the number of workers changes one. What they look like is in `anatomy` and `findings`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 
 from chexseg.phantom.anatomy import Chest, Patient
 from chexseg.phantom.canvas import LEFT, RIGHT
+from chexseg.phantom.presets import SPLITS, Spec
 
 HEART, MEDIASTINUM, LESION, OPACITY = "Cardiomegaly", "Enlarged Cardiomediastinum", "Lung Lesion", "Airspace Opacity"
 EDEMA, CONSOLIDATION, ATELECTASIS = "Edema", "Consolidation", "Atelectasis"
@@ -19,8 +20,10 @@ TASKS = (MEDIASTINUM, HEART, LESION, OPACITY, EDEMA, CONSOLIDATION, ATELECTASIS,
 OPACITIES = (LESION, EDEMA, CONSOLIDATION, ATELECTASIS)  # each of them is an Airspace Opacity too
 PNEUMONIA, PLEURA, FRACTURE, NORMAL = "Pneumonia", "Pleural Other", "Fracture", "No Finding"
 # CheXpert's CSV order; its name for Airspace Opacity is Lung Opacity.
-COLUMNS = (NORMAL, MEDIASTINUM, HEART, "Lung Opacity", LESION, EDEMA, CONSOLIDATION, PNEUMONIA, ATELECTASIS)
-COLUMNS += (PNEUMOTHORAX, EFFUSION, PLEURA, FRACTURE, DEVICES)
+COLUMNS = (
+    *(NORMAL, MEDIASTINUM, HEART, "Lung Opacity", LESION, EDEMA, CONSOLIDATION, PNEUMONIA, ATELECTASIS),
+    *(PNEUMOTHORAX, EFFUSION, PLEURA, FRACTURE, DEVICES),
+)
 
 # What a report labeller makes of a present finding: probability of -1, of no mention, of a wrong 0 ...
 UNCERTAIN = {ATELECTASIS: 0.30, CONSOLIDATION: 0.25, PNEUMONIA: 0.5, MEDIASTINUM: 0.15, EDEMA: 0.12, HEART: 0.12}
@@ -30,26 +33,7 @@ UNMENTIONED_MEDIASTINUM = 0.20  # reports say "cardiomegaly" and leave the silho
 INVENTED, HEDGED, EXCLUDED = 0.015, 0.02, 0.08
 EXCLUDED_OFTEN = {PNEUMOTHORAX: 0.30, EFFUSION: 0.20, CONSOLIDATION: 0.17, EDEMA: 0.12, HEART: 0.06}
 
-SPLITS = ("train", "valid", "test")
 FIRST_PATIENT = {"train": 1, "valid": 64541, "test": 64741}  # CheXpert's own numbers
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What decides the bytes: `size` is the typical longer side; `cover` gives every run of ten patients all tasks."""
-
-    num_train: int
-    num_valid: int
-    num_test: int
-    size: int
-    seed: int
-    cover: bool = False
-
-    def count(self, split: str) -> int:
-        return {"train": self.num_train, "valid": self.num_valid, "test": self.num_test}[split]
-
-
-PRESETS = {"default": Spec(1200, 90, 150, 350, 0), "tiny": Spec(32, 16, 12, 64, 0, cover=True)}
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""No medicine in it: the command line, files, processes, shards, provenance."""
+"""The command line, files, processes, shards and provenance: what any batch pipeline needs. No medicine in it."""

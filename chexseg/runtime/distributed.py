@@ -85,20 +85,23 @@ def broadcast_object(value):
 
 def from_main(function):
     """What `function()` returns on rank 0, or raises there, on every rank: none waits for one that failed."""
-    found = error = None
+    result = error = None
     if is_main():
         try:
-            found = function()
+            result = function()
         except Exception as raised:
             error = raised
-    found, error = broadcast_object((found, error))
+    result, error = broadcast_object((result, error))
     if error is not None:
         raise error
-    return found
+    return result
 
 
 def device(name: str = "auto") -> torch.device:
-    """The device `name`; `auto` is this rank's GPU where there is one, else the CPU. UsageError if it is not there."""
+    """The device `name`; `auto` is this rank's GPU where there is one, else the CPU. UsageError if it is not there.
+
+    On a GPU, float32 products are then taken in TF32: twice the speed or more, with errors below those of bfloat16.
+    """
     import torch
 
     if name == "auto":
@@ -108,8 +111,10 @@ def device(name: str = "auto") -> torch.device:
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name}: not available here; use cpu or auto") from error
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        if chosen.index is None:
+            chosen = torch.device("cuda", torch.cuda.current_device())
     return chosen
 
 

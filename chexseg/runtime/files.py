@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writing, locks, and what a kill left behind."""
+"""Files that are whole or not there: atomic writing, locks, and what a kill left behind. Linux and macOS (`fcntl`)."""
 
 import errno
 import fcntl
@@ -47,7 +47,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of this machine's processes that are no more; once for each folder."""
+    """Remove temporary files left by dead processes on this host, once per folder."""
     for path in folder.glob(f".*.{_NODE}-*.tmp"):
         number = path.name.removesuffix(".tmp").rpartition("-")[2]
         if number.isdecimal() and not _is_alive(int(number)):
@@ -74,7 +74,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `path` as a lock file, on rank 0 for all ranks. A second run waits, or is refused with a DataError."""
+    """Hold `path` as a lock file, rank 0 on behalf of all ranks. A second run waits, or is refused with a DataError."""
     if not distributed.is_main():
         yield
         return
@@ -96,7 +96,7 @@ _held: set[IO] = set()
 
 
 def _let_go() -> None:
-    """A forked worker may outlive a killed run by seconds: it must not hold the run's locks."""
+    """In a forked worker, which may outlive a killed run by seconds: it must not hold the run's locks."""
     for file in _held:
         os.close(file.fileno())
     _held.clear()
@@ -106,7 +106,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 def check_room(path: Path, size: int) -> None:
-    """OSError where `path` cannot take `size` bytes: HDF5 fails badly in the middle of a file."""
+    """Reserve `size` bytes at `path`, or raise OSError: HDF5 fails badly when a disk fills up in mid-file."""
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with open(path, "wb") as file:
@@ -115,6 +115,6 @@ def check_room(path: Path, size: int) -> None:
 
 def remove_temporaries(path: Path) -> None:
     """Remove temporary files for `path` that a kill left, on whatever machine. Only under the lock of `path`."""
-    for found in path.parent.iterdir():
-        if re.fullmatch(rf"\.{re.escape(path.name)}\.[\w-]+\.tmp", found.name):
-            found.unlink(missing_ok=True)
+    for other in path.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.[\w-]+\.tmp", other.name):
+            other.unlink(missing_ok=True)

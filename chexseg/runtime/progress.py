@@ -1,4 +1,4 @@
-"""How far a long run is and how long it still takes: a line a minute for log files, where a bar cannot be drawn."""
+"""How far a long run is: a bar on a terminal, and in a log file, where a bar cannot be drawn, a line a minute."""
 
 import logging
 import sys
@@ -18,19 +18,33 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class ProgressLines:
-    """What a bar says, as a line a minute for a log file: how much is done, and about when it will be."""
+class Progress:
+    """A bar that also speaks to log files: `with Progress("saliency maps", 500) as progress: progress.update()`.
 
-    def __init__(self, label: str, total: int):
+    Only rank 0 shows one, of its own share: the other ranks keep in step with it.
+    """
+
+    def __init__(self, label: str, total: int, *, unit: str = "image"):
+        from tqdm import tqdm  # only where there is work: a start is fast
+
         self.label, self.total, self.done = label, total, 0
-        self.started = self.told = time.monotonic()
+        self.started = self.last_line = time.monotonic()
         self.silent = sys.stderr.isatty() or not distributed.is_main()
+        hidden = True if not distributed.is_main() or not total else None  # None: where it is no terminal
+        self.bar = tqdm(total=total, desc=label, unit=unit, disable=hidden, mininterval=0.5)
 
-    def update(self) -> None:
-        """One more is done."""
-        self.done += 1
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def update(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self.done += count
+        self.bar.update(count)
         now = time.monotonic()
-        if not self.silent and now - self.told >= SECONDS_BETWEEN_LINES:
-            self.told = now
+        if not self.silent and now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
             left = (now - self.started) / self.done * (self.total - self.done)
             log.info("%s: %d of %d, about %s left", self.label, self.done, self.total, duration(left))

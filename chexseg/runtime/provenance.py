@@ -1,38 +1,36 @@
 """What made a file, written beside it: resolved arguments, package versions, input fingerprints, code version."""
 
-import ast
-import copy
 import hashlib
-import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chexseg import __version__
 from chexseg.errors import DataError
+from chexseg.runtime.code_version import code_version
 from chexseg.runtime.files import atomic
 
-PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "opencv-python-headless", "h5py", "pillow")
-PACKAGE = Path(__file__).resolve().parents[1]
-# Rooms of the package whose code changes no output.
-DECIDE_NOTHING = ("runtime", "errors")
+PACKAGES = (
+    "chexseg",
+    "torch",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "numpy",
+    "opencv-python-headless",
+    "h5py",
+    "pillow",
+)
 # Options that say where or how fast, never what: they take no part in a fingerprint.
 NEVER_MATTERS = ("num_workers", "shard_size", "device", "resume", "wandb_project_name", "wandb_run_name", "save_every")
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256_blocks(file)
-
-
-def _sha256_blocks(file) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -68,84 +66,22 @@ def stat_fingerprint(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def code_version(start: Path, package: Path = PACKAGE) -> str:
-    """Hash of the code that decides a result: `start`, and every module of `package` that it reaches by imports.
-
-    Syntax trees are compared without docstrings, messages of errors and log lines, so that rewording makes nothing
-    stale. Of a script its command line takes no part, since the arguments themselves are recorded; of `constants` only
-    the assignments do, since its functions say where files are. `runtime` and `errors` decide nothing.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(import_closure(Path(start), package)):
-        digest.update(_code_without_words(path).encode())
-    return digest.hexdigest()[:16]
-
-
-def import_closure(start: Path, package: Path = PACKAGE) -> set[Path]:
-    """The files that `start` imports, at its top or inside functions, and what they import; itself among them."""
-    found, waiting = set(), [start.resolve()]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += (other for other in _imports(path, package) if other.is_file())
-    return found
-
-
-def _imports(path: Path, package: Path) -> Iterator[Path]:
-    """The files of the package, and `constants.py` beside it, that a file may mean by its imports."""
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module or "", *(f"{node.module}.{name.name}" for name in node.names)]
-        else:
-            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
-        for name in names:
-            first, *rest = name.split(".")
-            if name == "constants":
-                yield package.parent / "constants.py"
-            elif first == package.name and rest and rest[0] not in DECIDE_NOTHING:
-                yield package.joinpath(*rest).with_suffix(".py")
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes(), str(path))
-
-
-class _WithoutWords(ast.NodeTransformer):
-    """Takes out what only people read: docstrings, messages of errors, log lines."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        value = node.value
-        is_log = isinstance(value, ast.Call) and ast.unparse(value.func).startswith("log.")
-        is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
-        return ast.Pass() if is_log or is_text else self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        return ast.Raise(exc=node.exc.func) if isinstance(node.exc, ast.Call) else node
-
-
-def _code_without_words(path: Path) -> str:
-    body = copy.deepcopy(_tree(path)).body
-    if path.name == "constants.py":
-        body = [node for node in body if isinstance(node, (ast.Assign, ast.AnnAssign))]
-    body = [node for node in body if not (isinstance(node, ast.FunctionDef) and node.name == "build_parser")]
-    return ast.dump(_WithoutWords().visit(ast.Module(body, [])))
-
-
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "chexseg": __version__}
+    """Versions of Python and of the packages that do the work, as installed; nothing is imported."""
+    from importlib import metadata
+
+    numbers = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            numbers[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            numbers[name] = "not installed"
+    return numbers
 
 
 def describe(args: Mapping, inputs: Sequence[Path | None] = (), *, code: str | Path | None = None) -> dict:
-    """The record of a run: `args` (vars of a namespace), fingerprints of its input files, package
-    versions, and the version of the code that `code` (a script's or module's `__file__`) starts.
+    """The record of a run: its arguments, fingerprints of its input files, package versions, and the version of the
+    code that `code` (a script's or module's `__file__`) reaches.
 
     Arguments that are paths stand apart: what is in the files counts, not where they lie. An input's place in `inputs`
     is its role; one that is absent (None) keeps its place.
@@ -178,9 +114,9 @@ def fingerprint(record: Mapping, ignore: Sequence[str] = ()) -> str:
     """
     skip = {*NEVER_MATTERS, *ignore}
     arguments = {k: v for k, v in record["arguments"].items() if k not in skip and v is not None}
-    found, roles = record["inputs"], record["roles"]
-    more = sorted(value for path, value in found.items() if path not in roles)
-    parts = [arguments, [found.get(path) for path in roles], more, record["code"]]
+    inputs, roles = record["inputs"], record["roles"]
+    others = sorted(value for path, value in inputs.items() if path not in roles)
+    parts = [arguments, [inputs.get(path) for path in roles], others, record["code"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,23 +9,23 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
 from chexseg.runtime.files import atomic, check_room, locked, remove_temporaries
-from chexseg.runtime.progress import ProgressLines
+from chexseg.runtime.progress import Progress
 from chexseg.runtime.shard_format import ShardFormat
 
 T = TypeVar("T")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
+SECONDS_BETWEEN_LOOKS = 10.0
 
 
 def is_valid(output: Path, fingerprint: str) -> str | None:
@@ -57,9 +57,7 @@ def build(
     items: Sequence[T],
     *,
     process: Callable[[Sequence[T]], Iterator[R]],
-    shard_format: ShardFormat[R] | None = None,
-    write: Callable[[list[R], Path], None] | None = None,
-    merge: Callable[[Sequence[Path], Path], None] | None = None,
+    shard_format: ShardFormat[R],
     record: dict,
     shard_size: int = 256,
     label: str = "images",
@@ -68,8 +66,9 @@ def build(
 ) -> bool:
     """Make `output` from `items`; return False where it is already there, made from the same things.
 
-    process           yields one record per item, in order; it sees the pending items of this rank in one sequence,
-                      so that decoding, computing and writing overlap across shard boundaries
+    process           yields one record per item, in order. It is called at most once a rank, with all items that are
+                      left to do, so that decoding, computing and writing overlap across shard boundaries; where
+                      nothing is left it is not called at all, so it is the place to load a network in
     shard_format      writes a shard's records, and merges the shards
     record            `provenance.describe(...)`: what the result depends on, beside the items
     item_fingerprint  what else a shard depends on, item by item (an image's size and time of change, say)
@@ -77,15 +76,12 @@ def build(
     on_lock           `refuse` a second run on the same output, or `wait` for the first
     """
     output = Path(output)
-    if shard_format:
-        write, merge = shard_format.write, shard_format.merge
-    assert write and merge, "shard_format, or both of write and merge"
     shard_size = max(1, min(shard_size, 16 * -(-len(items) // 256)))  # of whole batches of 16
     with locked(output.with_name(f".{output.name}.lock"), wait=on_lock == "wait"):
         distributed.barrier()
-        parts = [items[i : i + shard_size] for i in range(0, len(items), shard_size)]
-        look = partial(_look_for_changes, output, record, parts, item_fingerprint, label)
-        prints, whole, reason = distributed.from_main(look)
+        shards = [items[i : i + shard_size] for i in range(0, len(items), shard_size)]
+        look = partial(_look_for_changes, output, record, shards, item_fingerprint, label)
+        fingerprints, of_all, reason = distributed.from_main(look)
         folder = output.with_name(f".{output.name}.parts")
         if reason is None:
             log.info("%s: up to date", output)
@@ -94,43 +90,44 @@ def build(
             return False
         if reason != "missing":
             log.warning("%s: %s; making it again", output, reason)
-        names = [f"{i:06d}-of-{len(parts):06d}" for i in range(len(parts))]
+        paths = [folder / f"{i:06d}-of-{len(shards):06d}" for i in range(len(shards))]
         if distributed.is_main():
             folder.mkdir(parents=True, exist_ok=True)
-            _clean(folder, keep=set(names))
+            _remove_all_but(paths, folder)
             for path in (output, provenance.manifest_path(output)):
                 remove_temporaries(path)
         distributed.barrier()
-        paths = [folder / name for name in names]
-        done = distributed.broadcast_object(_check(paths, prints) if distributed.is_main() else None)
-        _work(parts, paths, prints, done, process, write, label)
+        done = distributed.broadcast_object(_are_done(paths, fingerprints) if distributed.is_main() else None)
+        _work(shards, paths, fingerprints, done, process, shard_format, label)
         distributed.barrier()
         if distributed.is_main():
-            for path, expected in zip(paths, prints, strict=True):
-                if why := _part_problem(path, expected):
-                    raise DataError(f"{path}: {why} before the merge; run the same command again")
-            with atomic(output) as temporary:
-                check_room(temporary, sum(path.stat().st_size for path in paths))
-                merge(paths, temporary)
-            seal(output, record, whole)
+            _merge(paths, fingerprints, output, shard_format)
+            seal(output, record, of_all)
             shutil.rmtree(folder)
         distributed.barrier()
     return True
 
 
 def _look_for_changes(
-    output: Path, record: dict, parts: Sequence[Sequence], item_fingerprint: Callable, label: str
+    output: Path, record: dict, shards: Sequence[Sequence], item_fingerprint: Callable, label: str
 ) -> tuple[list[str], str, str | None]:
-    """Fingerprints of each shard and of all, and `is_valid`'s answer. Rank 0 alone looks at the items: a million
-    on 32 ranks take long, and copies of the data on several machines differ in their times."""
-    common, prints, whole = provenance.fingerprint(record), [], hashlib.sha256()
-    whole.update(common.encode())
-    for part in tqdm(parts, desc=f"{label}: looking for changes", delay=3, leave=False, disable=None):
-        each = [f"{item}\0{item_fingerprint(item)}" for item in part]
-        prints.append(_hash([common, *each]))
+    """Fingerprints of each shard and of all, and `is_valid`'s answer.
+
+    Rank 0 alone looks at the items: a million of them on 32 ranks take long, and copies of the data on several machines
+    differ in their times.
+    """
+    common, fingerprints, of_all = provenance.fingerprint(record), [], hashlib.sha256()
+    of_all.update(common.encode())
+    told = time.monotonic()
+    for count, shard in enumerate(shards, 1):
+        each = [f"{item}\0{item_fingerprint(item)}" for item in shard]
+        fingerprints.append(_hash([common, *each]))
         for text in each:
-            whole.update(text.encode() + b"\0")
-    return prints, whole.hexdigest(), is_valid(output, whole.hexdigest())
+            of_all.update(text.encode() + b"\0")
+        if time.monotonic() - told > SECONDS_BETWEEN_LOOKS:
+            told = time.monotonic()
+            log.info("%s: looking for changes, %d of %d shards", label, count, len(shards))
+    return fingerprints, of_all.hexdigest(), is_valid(output, of_all.hexdigest())
 
 
 def _hash(values: Sequence[str]) -> str:
@@ -140,23 +137,24 @@ def _hash(values: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _check(paths: Sequence[Path], prints: Sequence[str]) -> list[bool]:
+def _are_done(paths: Sequence[Path], fingerprints: Sequence[str]) -> list[bool]:
     """Which shards need not be made again; says why of those that are there but must be."""
-    problems = [_part_problem(path, expected) for path, expected in zip(paths, prints, strict=True)]
+    problems = [_problem(path, expected) for path, expected in zip(paths, fingerprints, strict=True)]
     for path, why in zip(paths, problems, strict=True):
         if why and why != "missing":
             log.warning("%s: %s; making it again", path, why)
     return [why is None for why in problems]
 
 
-def _clean(folder: Path, keep: set[str]) -> None:
+def _remove_all_but(paths: Sequence[Path], folder: Path) -> None:
     """Remove what a kill left half-written, and shards of another shard size or item count."""
+    keep = {path.name for path in paths}
     for path in folder.iterdir():
         if path.name.removesuffix(".json") not in keep:
             path.unlink()
 
 
-def _part_problem(path: Path, expected: str) -> str | None:
+def _problem(path: Path, expected: str) -> str | None:
     """None where the shard at `path` is whole and current, else why not."""
     seal_path = path.with_name(path.name + ".json")
     if not path.exists() or not seal_path.exists():
@@ -172,28 +170,41 @@ def _part_problem(path: Path, expected: str) -> str | None:
     return None
 
 
-def _work(parts, paths, prints, done, process, write, label) -> None:
+def _work(
+    shards: Sequence[Sequence[T]],
+    paths: Sequence[Path],
+    fingerprints: Sequence[str],
+    done: Sequence[bool],
+    process: Callable[[Sequence[T]], Iterator[R]],
+    shard_format: ShardFormat[R],
+    label: str,
+) -> None:
     """This rank's share of the pending shards, through one call of `process`."""
     pending = [i for i, is_done in enumerate(done) if not is_done]
     mine = pending[distributed.rank() :: distributed.world_size()]
-    share = sum(len(parts[i]) for i in mine)
     if any(done):
         log.info("%s: %d of %d shards already made", label, sum(done), len(done))
-    records = process([item for i in mine for item in parts[i]]) if mine else iter(())
-    # Rank 0 shows its own share: the others keep in step with it. A log file gets a line a minute.
-    hidden = True if not distributed.is_main() or not share else None
-    lines = ProgressLines(label, share)
-    with tqdm(total=share, desc=label, unit="image", disable=hidden, mininterval=0.5) as bar:
+    records = process([item for i in mine for item in shards[i]]) if mine else iter(())
+    with Progress(label, sum(len(shards[i]) for i in mine)) as progress:
         for i in mine:
             shard = []
-            for result in islice(records, len(parts[i])):
+            for result in islice(records, len(shards[i])):
                 shard.append(result)
-                bar.update()
-                lines.update()
-            if len(shard) != len(parts[i]):
-                raise RuntimeError(f"{label}: {len(parts[i])} items gave {len(shard)} records")
+                progress.update()
+            if len(shard) != len(shards[i]):
+                raise RuntimeError(f"{label}: {len(shards[i])} items gave {len(shard)} records")
             with atomic(paths[i]) as temporary:
-                write(shard, temporary)
+                shard_format.write(shard, temporary)
                 checksum = provenance.sha256(temporary)
             with atomic(paths[i].with_name(paths[i].name + ".json")) as temporary:
-                temporary.write_text(json.dumps({"fingerprint": prints[i], "sha256": checksum}))
+                temporary.write_text(json.dumps({"fingerprint": fingerprints[i], "sha256": checksum}))
+
+
+def _merge(paths: Sequence[Path], fingerprints: Sequence[str], output: Path, shard_format: ShardFormat) -> None:
+    """Check every shard once more, and join them."""
+    for path, expected in zip(paths, fingerprints, strict=True):
+        if why := _problem(path, expected):
+            raise DataError(f"{path}: {why} before the merge; run the same command again")
+    with atomic(output) as temporary:
+        check_room(temporary, sum(path.stat().st_size for path in paths))
+        shard_format.merge(paths, temporary)

@@ -1,24 +1,33 @@
-"""Work shared among processes of this machine: an ordered map with a bounded look-ahead, and workers that end with
-their parent."""
+"""Work shared among processes of this machine: an ordered map, and workers that end when their parent does."""
 
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+Item = TypeVar("Item", covariant=True)
 
 
-def ordered_map(function: Callable[[T], R], items: Sequence[T], num_workers: int) -> Iterator[R]:
-    """`map(function, items)` in order, over `num_workers` processes with a bounded look-ahead (0: in this process).
+class Items(Protocol[Item]):
+    """What can be mapped: a list, or a set of jobs that are made as they are asked for."""
 
-    `function` must be picklable. Workers are spawned, so they inherit no lock, file or GPU context.
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+
+def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -> Iterator[R]:
+    """`map(function, items)` over `num_workers` processes, results in order; 0 computes them in this process.
+
+    At most four items a worker are ahead of the one that is yielded, so a million items take no more memory than a
+    hundred. `function` must be picklable: workers are spawned, so they inherit no lock, file or GPU context.
     """
     if num_workers == 0 or len(items) < 2:
         yield from map(function, items)
@@ -44,9 +53,9 @@ _function: Callable  # a worker's, set when it starts
 
 
 def _start_worker(function: Callable) -> None:
-    """Once in each worker: take the function, which may be large, and leave the other cores to the other workers."""
+    """Once per worker: keep the function, which may be large, and use one thread, as the other workers do."""
     global _function
-    # Unpickling `function` has imported what it needs; nothing else is worth a worker's start.
+    # What `function` needs is imported by now, since unpickling it did so.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     if "cv2" in sys.modules:
@@ -56,7 +65,7 @@ def _start_worker(function: Callable) -> None:
 
 
 def end_with_parent() -> None:
-    """A worker would wait for ever for the next item of a run that was killed."""
+    """Exit when the parent dies: a worker would wait for ever for the next item of a killed run."""
     parent = parent_process()
     assert parent, "only in a worker"
     parent.join()
@@ -67,14 +76,14 @@ def _call(item):
     return _function(item)
 
 
-class LazySequence(Sequence[R]):
+class LazySequence(Generic[R]):
     """`function` of each item, computed in the parent when its turn comes."""
 
-    def __init__(self, items: Sequence[T], function: Callable[[T], R]):
+    def __init__(self, items: Items[T], function: Callable[[T], R]):
         self.items, self.function = items, function
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index):
-        return self.function(self.items[index])
+    def __iter__(self) -> Iterator[R]:
+        return map(self.function, self.items)

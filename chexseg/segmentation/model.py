@@ -1,30 +1,33 @@
-"""Segmentation networks and their data: building, encoder weights, samples from masks JSONs, an epoch's scores.
+"""Segmentation networks: building them, starting their encoders from other weights, saving and loading them.
 
-Not for the training loop (see `training`), nor for masks at the original size (see `prediction`)."""
+Not for their training (see `training`), nor for masks at the original size (see `prediction`)."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, models
+from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime.files import atomic
-
-ENCODER_WEIGHTS_TYPES = ("CheXpert", "MoCoCXR", "imagenet", "")
+from chexseg.segmentation.choices import has_encoder_weights, is_imagenet
 
 
 @dataclass(frozen=True)
 class SegmentationSpec:
     """What the weights of a segmentation network do not say."""
 
+    KEY: ClassVar[str] = "spec"
+    WHAT: ClassVar[str] = "a segmentation model"
+    MADE_BY: ClassVar[str] = "segmentation_train.py"
+
     architecture: str
     encoder: str
     tasks: tuple[str, ...]
     image_size: int = 320
-    normalisation: str = "imagenet"
+    normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
     decoder_channels: int | None = None
 
 
@@ -58,23 +61,23 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
     path, or `imagenet` for torchvision's weights in torch's own cache (nothing is downloaded), or empty or `none`.
     DataError names a tensor that is missing, unexpected or of another shape; the classifier's head is left out.
     """
-    if not _has_weights(weights, kind):
+    if not has_encoder_weights(weights, kind):
         return None
-    if weights.lower() in ("", "none", "imagenet") and kind in ("", "imagenet"):
+    if is_imagenet(weights, kind):
         path = models.pretrained_backbone(spec.encoder)
     else:
         path = Path(weights).expanduser()
     architecture, tensors = models.load_backbone(path, keys="encoder_q" if kind == "MoCoCXR" else "")
     if architecture != spec.encoder:
         raise DataError(f"{path}: holds a {architecture}, but --encoder is {spec.encoder}")
-    models.load_exactly(model.encoder, tensors, path)
+    models.load_exactly(cast(nn.Module, model.encoder), tensors, path)
     return path
 
 
 def normalisation_for(weights: str, kind: str) -> str:
-    """How images are normalised for an encoder: as it was trained where its checkpoint says so, else ImageNet's way for
-    ImageNet's weights and CheXpert's for all others."""
-    if not _has_weights(weights, kind):
+    """The normalisation that an encoder wants: its checkpoint's own where that says so, else ImageNet's for ImageNet's
+    weights and CheXpert's for all others."""
+    if not has_encoder_weights(weights, kind):
         return "chexpert"
     default = "imagenet" if kind in ("", "imagenet") else "chexpert"
     if weights.lower() in ("", "imagenet") and default == "imagenet":
@@ -82,27 +85,14 @@ def normalisation_for(weights: str, kind: str) -> str:
     return models.trained_normalisation(Path(weights).expanduser(), default)
 
 
-def _has_weights(weights: str, kind: str) -> bool:
-    """False where the encoder starts at random. UsageError for a kind that needs a path and has none."""
-    if weights.lower() not in ("", "none"):
-        return True
-    if kind in ("CheXpert", "MoCoCXR"):
-        raise UsageError(f"--encoder_weights_type {kind} needs --encoder_weights PATH")
-    return kind == "imagenet"
+def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec, metrics: Mapping[str, Any]) -> None:
+    """Write weights, what they do not say, and the epoch's metrics, the chosen thresholds among them."""
+    checkpoints.save_network(path, dict(weights), spec, metrics)
 
 
-def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec, chosen: Mapping) -> None:
-    """Write weights, what they do not say, and the epoch's metrics, in plain types only."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:  # a path would leave its name in the file
-        torch.save({"state_dict": dict(weights), "spec": asdict(spec), "metrics": dict(chosen)}, file)
-
-
-def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict]:
+def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict[str, Any]]:
     """A network of `save_model` in eval mode, its spec and the metrics of its epoch."""
-    found = checkpoints.load_checkpoint(path)
-    if not isinstance(found.get("spec"), dict) or "encoder" not in found["spec"]:
-        raise DataError(f"{path}: not a segmentation model; train one with segmentation_train.py")
-    spec = SegmentationSpec(**found["spec"] | {"tasks": tuple(found["spec"]["tasks"])})
+    weights, spec, metrics = checkpoints.load_network(path, SegmentationSpec)
     model = build_model(spec)
-    models.load_exactly(model, checkpoints.state_dict(found, path), path)
-    return model.eval(), spec, found.get("metrics", {})
+    models.load_exactly(model, weights, path)
+    return model.eval(), spec, metrics

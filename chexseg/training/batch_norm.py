@@ -47,6 +47,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         if not self.training or not self.track_running_stats:
             return super().forward(input)
         output, mean, variance, count = _Normalise.apply(input.float(), self.weight, self.bias, self.eps)
+        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             self.num_batches_tracked += 1
             rate = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()

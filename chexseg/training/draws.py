@@ -1,4 +1,7 @@
-"""Which sample is drawn when: a function of (seed, epoch, position), whatever the number of ranks or resumptions."""
+"""Which sample is drawn when: a function of (seed, epoch, position), whatever the number of ranks or resumptions.
+
+How they are read is in `loader`. Imports no torch.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -17,7 +20,7 @@ _KIND, _FIRST, _SECOND = 1, 2, 3
 class Draw(NamedTuple):
     """What a dataset is indexed with. `key` seeds the sample's augmentation; empty means none (evaluation)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name, which no draw needs
     key: tuple[int, ...] = ()
 
 
@@ -75,8 +78,8 @@ def batches(
 ) -> list[list[Draw]]:
     """This rank's part of each batch of an epoch.
 
-    `batch_size` is that of all ranks together. The draws are split evenly, so sizes differ by one at most and no batch
-    is left with a single image. Rank r takes every `world_size`-th draw from the r-th on.
+    `batch_size` is that of all ranks together. The draws are split evenly: sizes differ by one at most, and no batch is
+    left with a single image. Rank r takes every `world_size`-th draw from the r-th on.
     """
     if batch_size < world_size:
         raise UsageError(f"--batch_size {batch_size} cannot be divided among {world_size} processes")
@@ -93,10 +96,10 @@ def in_order(length: int, batch_size: int, *, rank: int = 0, world_size: int = 1
 
 
 def fixed_slots(rows: Iterable[int], batch_size: int) -> Iterator[list[int | None]]:
-    """Ascending rows of a set as batches of one size, each row at the place it has in any run; None where nothing is.
+    """Fixed-size batches of ascending rows: row r always occupies slot r % batch_size; empty slots are None.
 
-    How a network rounds depends on an image's place in the batch (not on what lies beside it), so an image's result
-    must not depend on which others are still to be done, by whom, and in what shards.
+    A network's rounding depends on the slot (not on what is in the others), and an image's result must not depend on
+    which images are still to be done, by whom, and in what shards.
     """
     for _, group in groupby(rows, key=lambda row: row // batch_size):
         batch: list[int | None] = [None] * batch_size

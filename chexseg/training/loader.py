@@ -1,4 +1,4 @@
-"""Batches of draws, read in this process or by workers. Which samples are drawn when is in `draws`."""
+"""Reading batches of draws, in this process or with workers. Which samples are drawn when is in `draws`."""
 
 import signal
 import threading
@@ -38,8 +38,9 @@ class Loader:
 
     def close(self) -> None:
         """End the workers; without this, leaving Python would wait for them. The next call starts others."""
-        if self._loader._iterator is not None:
-            self._loader._iterator._shutdown_workers()
+        iterator: Any = self._loader._iterator
+        if iterator is not None:
+            iterator._shutdown_workers()
             self._loader._iterator = None
 
 

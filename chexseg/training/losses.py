@@ -1,6 +1,8 @@
-"""Losses of the classifier and the segmentation network. The boundary network's is in `affinity`.
+"""Losses of the classifier and the segmentation network. The boundary network's is in `irnet.affinity`.
 
-Under torchrun both losses are those of the whole batch, not of a rank's part: their sums are added over ranks, and the
+What is unknown takes no part: an image's mask of a class that nobody drew says neither present nor absent.
+
+Under torchrun the losses are those of the whole batch, not of a rank's part: their sums are added over ranks, and the
 averaged gradients of DistributedDataParallel are then exactly the gradients of one process.
 """
 
@@ -10,23 +12,62 @@ from torch import Tensor
 
 from chexseg.runtime import distributed
 
-# What CheXpert's uncertain label (-1) means to the loss. `multiclass`: a head of three outputs per observation.
-UNCERTAIN_POLICIES = ("ignore", "zeros", "ones", "multiclass")
-MENTION_POLICIES = ("zeros", "ignore")
 
+def dice_loss(logits: Tensor, masks: Tensor, known: Tensor | None = None, *, smooth: float = 1.0) -> Tensor:
+    """1 - Dice of sigmoid(logits) (B, C, h, w) and masks (B, C, h, w) in 0..1, averaged over the classes that are known
+    somewhere in the batch; 0 where none is.
 
-def dice_loss(logits: Tensor, masks: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """1 - Dice of sigmoid(logits) (B, C, h, w) and masks (B, C, h, w) in {0, 1}, averaged over the C classes.
-
-    Dice of a class, over all pixels of the batch: (2 sum p m + smooth) / (sum p + sum m + smooth). In float32 whatever
-    the network's precision.
+    Dice of a class, over all its known pixels of the batch: (2 sum p m + smooth) / (sum p + sum m + smooth). known
+    (B, C), or (B, C, h, w) for single pixels; None: all are. In float32 whatever the network's precision.
     """
-    probabilities = logits.float().sigmoid()
-    masks = masks.to(probabilities.dtype)
+    probabilities, masks, weights = _known_only(logits.float().sigmoid(), masks, known)
     products = (probabilities * masks).sum((0, 2, 3))
     sizes = probabilities.sum((0, 2, 3)) + masks.sum((0, 2, 3))
-    products, sizes = distributed.sum_over_ranks(torch.stack((products, sizes)))
-    return 1 - ((2 * products + smooth) / (sizes + smooth)).mean()
+    products, sizes, counts = distributed.sum_over_ranks(torch.stack((products, sizes, weights.sum((0, 2, 3)))))
+    return _mean_over(counts > 0, (2 * products + smooth) / (sizes + smooth), loss_of=1)
+
+
+def bce_dice_loss(logits: Tensor, masks: Tensor, known: Tensor | None = None, *, smooth: float = 1.0) -> Tensor:
+    """Cross-entropy of logits and masks (B, C, h, w), plus 1 - Dice of the classes that occur.
+
+    Cross-entropy is the mean over a class's known pixels of the batch, then over the classes that are known. Dice is
+    `dice_loss`'s, averaged over the classes with a known pixel inside a mask: for a class that the batch lacks it would
+    only push down, whatever the network says, and a rare class is lacking most of the time.
+    """
+    logits = logits.float()
+    entropies = F.binary_cross_entropy_with_logits(logits, masks.to(logits.dtype), reduction="none")
+    probabilities, masks, weights = _known_only(logits.sigmoid(), masks, known)
+    inside = masks.sum((0, 2, 3))
+    terms = (
+        (entropies * weights).sum((0, 2, 3)),
+        weights.expand_as(logits).sum((0, 2, 3)),
+        (probabilities * masks).sum((0, 2, 3)),
+        probabilities.sum((0, 2, 3)) + inside,
+        inside,
+    )
+    entropy, pixels, products, sizes, inside = distributed.sum_over_ranks(torch.stack(terms))
+    dice = (2 * products + smooth) / (sizes + smooth)
+    return _mean_over(pixels > 0, entropy / pixels.clamp(min=1)) + _mean_over(inside > 0, dice, loss_of=1)
+
+
+def _known_only(probabilities: Tensor, masks: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Both with zeros where nothing is known, and what is known as factors of 0 and 1 that go with (B, C, h, w)."""
+    masks = masks.to(probabilities.dtype)
+    if known is None:
+        return probabilities, masks, torch.ones_like(masks[:, :, :1, :1])
+    factors = known.to(probabilities.dtype)
+    factors = factors[:, :, None, None] if known.ndim == 2 else factors
+    return probabilities * factors, masks * factors, factors
+
+
+def _mean_over(classes: Tensor, values: Tensor, *, loss_of: float | None = None) -> Tensor:
+    """Mean of values (C,) over `classes` (C,) Boolean, 0 where there is none; or `loss_of` less that mean."""
+    count = classes.sum()
+    mean = (values * classes).sum() / count.clamp(min=1)
+    return mean if loss_of is None else loss_of * (count > 0) - mean
+
+
+SEGMENTATION_LOSSES = {"dice": dice_loss, "bce_dice": bce_dice_loss}
 
 
 def classification_loss(

@@ -1,6 +1,6 @@
 """Checkpoints of our own training runs: when one is due, what is in it, and how to go on from it.
 
-Not for weights that others made (see `checkpoints`).
+Not for weights that others made (see `classifier.checkpoints`).
 """
 
 import logging
@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
 from chexseg.runtime.files import atomic
+from chexseg.training.run_record import NEVER_MATTERS, Run
+from chexseg.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-# Arguments that change neither weights nor the choice of the epoch.
-NEVER_MATTERS = ("max_minutes", "save_dir", "experiment_name")
 # Short epochs share a checkpoint: writing one costs as much as seconds of training.
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 TERMINATED = 143
@@ -34,7 +34,7 @@ class Progress:
     """How far a run is: what a checkpoint holds beside weights and optimiser.
 
     totals: sum of loss x images, and images, of the epoch so far. tally: the caller's sums of the epoch so far.
-    best: score, epoch (from 1) and metrics of the best epoch.
+    best: score, epoch (from 1) and metrics of the best epoch. average: weights of the moving average, if one is kept.
     """
 
     epoch: int = 0
@@ -43,6 +43,7 @@ class Progress:
     tally: Tensor | None = None
     best: dict | None = None
     finished: bool = False
+    average: dict[str, Tensor] | None = None
 
     @torch.no_grad()
     def count(self, loss: Tensor, images: int, tally: Tensor | None) -> None:
@@ -63,18 +64,8 @@ class Progress:
 class Saver:
     """Writes checkpoints when they are due: by time, at the end of an epoch, and when the run is asked to stop."""
 
-    def __init__(
-        self,
-        path: Path,
-        record: Mapping,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        save_best: Callable[[dict[str, Tensor], dict], None],
-        save_every: float,
-        max_minutes: float | None,
-    ):
-        self.path, self.record, self.model, self.optimizer = path, record, model, optimizer
-        self.save_best, self.save_every = save_best, save_every
+    def __init__(self, run: Run, trainer: Trainer, save_every: float, max_minutes: float | None):
+        self.run, self.trainer, self.save_every = run, trainer, save_every
         self.best_weights: dict[str, Tensor] | None = None
         self.last = time.monotonic()
         self.deadline = self.last + 60 * max_minutes if max_minutes else float("inf")
@@ -105,48 +96,39 @@ class Saver:
         self.stopping = self.stopping or stop
         return stop or save
 
-    def consider(self, metrics: dict, progress: Progress) -> None:
-        """Keep this epoch's weights if its score is the highest so far; a score that is no number never is."""
+    def consider(self, model: nn.Module, metrics: dict, progress: Progress) -> None:
+        """Keep the epoch's weights, those of `model`, if its score is the highest so far; a score that is no number
+        never is."""
         score = metrics["score"]
         if math.isnan(score) or (progress.best and score <= progress.best["score"]):
             return
         progress.best = {"score": score, "epoch": metrics["epoch"], "metrics": metrics}
         if distributed.is_main():
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
     def save(self, progress: Progress) -> None:
         """Write the best weights, then the checkpoint that knows of them; leave if the run is to stop."""
         totals = distributed.all_reduce_sum(progress.totals.clone())
         tally = None if progress.tally is None else distributed.all_reduce_sum(progress.tally.clone())
         if distributed.is_main():
-            if self.best_weights is not None:
-                self.save_best(self.best_weights, progress.best["metrics"])
+            if self.best_weights is not None and progress.best is not None:
+                self.trainer.save_best(self.best_weights, progress.best["metrics"])
                 self.best_weights = None
             state = vars(progress) | {"totals": totals, "tally": tally}
-            with atomic(self.path) as temporary:
-                torch.save(
-                    {
-                        "progress": state,
-                        "model": self.model.state_dict(),
-                        "optimizer": self.optimizer.state_dict(),
-                        "fingerprint": provenance.fingerprint(self.record, NEVER_MATTERS),
-                        "arguments": dict(self.record["arguments"]),
-                    },
-                    temporary,
-                )
+            content = {
+                "progress": state,
+                "model": self.trainer.model.state_dict(),
+                "optimizer": self.trainer.optimizer.state_dict(),
+                "fingerprint": self.run.fingerprint,
+                "arguments": self.run.arguments,
+            }
+            with atomic(self.run.checkpoint) as temporary:
+                torch.save(content, temporary)
         self.last = time.monotonic()
         if self.stopping and not progress.finished:
             log.warning("stopped in epoch %d and saved; run the same command again to go on", progress.epoch + 1)
             distributed.barrier()
             raise SystemExit(TERMINATED)
-
-
-def check_finite(model: nn.Module, epoch: int) -> None:
-    """DataError for weights that are not finite: a loss may be, and its gradient not."""
-    tensors = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
-    if not torch.stack([t.isfinite().all() for t in tensors.values()]).all():  # the host waits once
-        name = next(name for name, t in tensors.items() if not t.isfinite().all())
-        raise DataError(f"the weights became infinite or nan in epoch {epoch + 1} ({name}); lower --lr")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -160,21 +142,15 @@ def is_own(path: Path, resume: str) -> bool:
     return resume == "auto" or Path(resume).resolve() == path.resolve()
 
 
-def restore(
-    path: Path,
-    resume: str,
-    record: Mapping,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> Progress:
-    """Load what `resume` (auto, none or a path) names into model and optimiser; return how far that run had come.
+def restore(run: Run, trainer: Trainer, resume: str, device: torch.device) -> Progress:
+    """Load the checkpoint that `resume` (auto, none or a path) means into the trainer's model and optimiser; return how
+    far that run had come.
 
     Sums over ranks stay with rank 0. The best epoch that another run's checkpoint knows of is forgotten: its weights
     are not here. DataError for a checkpoint of other inputs or arguments that was not named outright, or one that does
     not fit.
     """
-    named = resume not in ("auto", "none")
+    path, named = run.checkpoint, resume not in ("auto", "none")
     source = Path(resume) if named else path
     if resume == "none" or not (named or distributed.broadcast_object(source.exists())):
         return _on_device(Progress(), device)
@@ -182,9 +158,8 @@ def restore(
         state = torch.load(source, map_location="cpu", weights_only=True)
         arguments, found = state["arguments"], state["fingerprint"]
         progress = Progress(**state["progress"])
-        other = found != provenance.fingerprint(record, NEVER_MATTERS)
-        if other:
-            difference = _difference(arguments, record["arguments"])
+        if found != run.fingerprint:
+            difference = _difference(arguments, run.arguments)
             if not named:
                 raise DataError(
                     f"{source}: made with other inputs or arguments ({difference}); "
@@ -194,8 +169,8 @@ def restore(
             progress.finished = False
         if not is_own(path, resume):
             progress.best, progress.finished = None, False
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        trainer.model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
     except FileNotFoundError as error:
         raise DataError(f"{source}: no such checkpoint") from error
     except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:

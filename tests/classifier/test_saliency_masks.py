@@ -135,6 +135,10 @@ def test_read_task_values(tmp_path):
         path, "prob_threshold", ("Edema", "Airspace Opacity", "Fracture"), {"Lung Opacity": "Airspace Opacity"}
     )
     np.testing.assert_array_equal(values, [np.nan, 0.3, np.nan])
+    # As CheXlocalize ships it: the row of the highest mIoU counts, the first of equals.
+    path.write_text("prob_threshold,mIoU,task\n0.1,0.2,Edema\n0.2,0.4,Edema\n0.3,0.4,Edema\n0.9,,Edema\n0.5,,Other\n")
+    found = saliency_masks.read_task_values(path, "prob_threshold", ("Edema", "Other"), {})
+    np.testing.assert_array_equal(found, [0.2, 0.5])
     for text, message in [
         ("threshold\n1\n", "no column 'task'"),
         ("threshold,task\nx,Edema\n", "line 2: 'x'"),

@@ -55,8 +55,26 @@ def test_samples_come_out_as_they_went_in(tmp_path):
     found = build(tmp_path / "c.npy")
     assert_holds(found)
     assert found.ids == IDS
-    # A header of 8 bytes, 49 of image, 7 (= 49 bits) of each mask.
-    assert np.load(tmp_path / "c.npy").shape == (9, 8 + 49 + 3 * 7)
+    # A size of 8 bytes, 1 byte each for what is known and what is there, 49 of image, 7 (= 49 bits) of each mask.
+    assert np.load(tmp_path / "c.npy").shape == (9, 8 + 2 + 49 + 3 * 7)
+
+
+def test_what_is_known_and_what_is_there_are_read_without_the_masks(tmp_path):
+    count = 11  # bits of two bytes
+
+    def some(name):
+        rng = np.random.default_rng(int(name[-1]))
+        there, masks = rng.random((count, 1, 1)) < 0.5, rng.integers(0, 2, (count, SIZE, SIZE), dtype=np.uint8)
+        return prepare(name)._replace(masks=masks * there, known=rng.random(count) < 0.5)
+
+    found = build(tmp_path / "c.npy", num_masks=count, prepare=some)
+    for i, name in enumerate(IDS):
+        known, present = found.bits(i)
+        assert np.array_equal(known, some(name).known) and np.array_equal(found[i].known, known)
+        assert np.array_equal(present, some(name).masks.any((1, 2)))
+    assert build(tmp_path / "all.npy")[0].known.tolist() == [True] * MASKS  # nobody said otherwise
+    with pytest.raises(ValueError, match="known"):
+        build(tmp_path / "bad.npy", prepare=lambda name: prepare(name)._replace(known=np.ones(2, bool)))
 
 
 def test_without_masks(tmp_path):
@@ -124,7 +142,7 @@ def test_a_sample_of_another_shape_is_refused_by_name(tmp_path):
 
 
 def test_what_prepare_is_given_is_looked_up_where_it_is_built(tmp_path):
-    found = build(tmp_path / "c.npy", given=lambda name: (name, "looked up"), prepare=lambda pair: prepare(pair[0]))
+    found = build(tmp_path / "c.npy", inputs_of=lambda name: (name, "looked up"), prepare=lambda pair: prepare(pair[0]))
     assert_holds(found)
 
 

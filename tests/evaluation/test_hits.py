@@ -1,9 +1,18 @@
 """The peak of a saliency map inside the ground truth."""
 
 import numpy as np
+import pytest
 
 from chexseg.data import rle
-from chexseg.evaluation.hits import hit
+from chexseg.data.images import upsample
+from chexseg.errors import DataError
+from chexseg.evaluation.hits import hit, hits, peak
+
+
+class Maps(dict):
+    """Saliency maps in memory."""
+
+    tasks, network_size = ("a", "b"), (8, 8)
 
 
 def test_hit_by_hand():
@@ -21,3 +30,40 @@ def test_hit_by_hand():
     assert hit(coded, saliency)
     saliency[:] = np.nan
     assert not hit(coded, saliency)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (61, 47), (5, 7), (16, 16), (9, 80)])
+def test_the_peak_is_that_of_the_upsampled_map(size):
+    rng = np.random.default_rng(sum(size))
+    for _ in range(20):
+        coarse = rng.random((4, 4), dtype=np.float32)
+        saliency = upsample(coarse[None], (16, 16))[0]
+        large = upsample(saliency[None], size)[0]
+        row, column = peak(saliency, size)
+        assert large[row, column] >= large.max() - 1e-6
+    flat = np.ones((3, 3))
+    assert peak(flat, (12, 12)) == (0, 0)
+    assert peak(np.zeros((3, 3)), (12, 12)) is None
+
+
+def test_between_two_equal_cells_lies_the_peak_of_neither():
+    """Upsampled, two high neighbours and a lone one that is as high: 2 x 2 pixels of the pair, one of the other."""
+    saliency = np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0.999]])
+    assert peak(saliency, (8, 8)) == (3, 3)
+
+
+def test_hits_of_images_and_tasks():
+    left, right = np.zeros((2, 4, 8))
+    left[:, :4], right[:, 4:] = 1, 1
+    masks = rle.encode(np.stack([left, right, np.zeros((4, 8))]))
+    truth = {
+        "x": {"a": masks[0], "b": masks[0]},
+        "y": {"a": masks[2]},  # empty; b is not annotated
+        "z": {"a": masks[1], "b": masks[1]},
+    }
+    maps = np.zeros((2, 2, 2), np.float32)
+    maps[0, :, 0] = maps[1, :, 1] = 1  # a peaks on the left, b on the right
+    found = hits(Maps(x={"maps": maps}, y={"maps": maps}), truth, ["b", "a"], ["x", "y", "z"])
+    np.testing.assert_array_equal(found, [[0, 1], [np.nan] * 2, [np.nan] * 2])
+    with pytest.raises(DataError, match="no saliency maps of 'c'"):
+        hits(Maps(), truth, ["c"], ["x"])

@@ -74,9 +74,10 @@ def test_histogram_equals_repeating_twenty_times(batch):
 def test_the_device_independent_count_is_the_cpus(batch, dtype):
     probabilities, targets = (x.flatten(2) for x in batch)
     probabilities = probabilities.to(dtype)
-    found = pooled_iou._count(probabilities, targets)
-    assert torch.equal(found, pooled_iou._count_on_cpu(probabilities, targets))
-    assert found.sum() == targets.numel()
+    for known in (torch.ones(targets.shape[:2], dtype=torch.bool), targets[:, :, 0] > 0):
+        found = pooled_iou._count(probabilities, targets, known)
+        assert torch.equal(found, pooled_iou._count_on_cpu(probabilities, targets, known))
+        assert found.sum() == known.sum() * targets.shape[2]
 
 
 def test_a_gpu_is_never_waited_for():
@@ -84,6 +85,18 @@ def test_a_gpu_is_never_waited_for():
     pool = pooled_iou.PooledIoU(3, "meta")
     pool.update(torch.rand(2, 3, 4, 5, device="meta"), torch.ones(2, 3, 4, 5, device="meta"))
     assert pool.counts.dtype == torch.int64
+
+
+def test_images_whose_mask_is_unknown_do_not_count():
+    torch.manual_seed(2)
+    probabilities, targets = torch.rand(3, 2, 5, 5), torch.rand(3, 2, 5, 5) > 0.4
+    known = torch.tensor([[True, False], [False, False], [True, True]])
+    pool = pooled_iou.PooledIoU(2)
+    pool.update(probabilities, targets, known)
+    first = pooled(probabilities[[0, 2]], targets[[0, 2]]).counts[0]
+    assert torch.equal(pool.counts, torch.stack([first, pooled(probabilities[2:], targets[2:]).counts[1]]))
+    with pytest.raises(ValueError, match="known"):
+        pool.update(probabilities, targets, known[:2])
 
 
 @settings(max_examples=30)
@@ -133,7 +146,10 @@ def test_iou_at_given_thresholds():
     pool = pooled(torch.rand(2, 3, 5, 5), torch.rand(2, 3, 5, 5) > 0.4)
     expected = torch.stack([pool.iou()[0, 2], pool.iou()[1, 0], pool.iou()[2, 19]])
     assert torch.equal(pool.at([0.1, 0, 0.95]), expected)
-    for bad in (0.13, -0.05, 1.0):
+    nothing = torch.zeros(()).double()
+    assert torch.equal(pool.at([1.0, 0, 1.0]), torch.stack([nothing, expected[1], nothing]))
+    assert pooled(torch.rand(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).at([1.0]).isnan().all()
+    for bad in (0.13, -0.05, 1.05):
         with pytest.raises(DataError, match="threshold"):
             pool.at([0.1, bad, 0.95])
 

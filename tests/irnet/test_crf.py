@@ -311,3 +311,10 @@ def test_a_map_that_says_nothing_is_ignored(value):
     labels = crf.relation_labels(torch.zeros(6, 6, dtype=torch.uint8), maps, **NO_FIELD)
     assert (labels[0] == 255).all()
     assert set(labels[1].unique().tolist()) == {0, 1, 255}
+
+
+def test_corners_that_do_not_come_in_threes_are_refused():
+    """The CPU kernel reads three corners at a time; in three dimensions a point has four."""
+    lattice = crf.permutohedral.build_cpu(np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    with pytest.raises(ValueError, match="4 corners around a point; they are read 3 at a time"):
+        crf._scaled(lattice, 1.0)

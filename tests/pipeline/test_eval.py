@@ -9,8 +9,9 @@ import pytest
 
 from chexseg.data import mask_files, rle
 from chexseg.data.mask_files import MaskFile
-from chexseg.errors import DataError
+from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import metrics
+from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import SCORED, TASKS, entry, name, run
 
 
@@ -111,3 +112,65 @@ def test_evaluation_never_decodes_a_mask(pair, monkeypatch):
     monkeypatch.setattr(rle, "decode", refuse)
     monkeypatch.setattr(metrics.coco, "decode", refuse)
     assert not evaluate(pair).empty
+
+
+def test_files_of_each_film_and_replicate_as_chexlocalize_writes_them(pair):
+    evaluate(pair)
+    films = pd.read_csv(pair / "pred_iou_results_per_cxr.csv")
+    assert list(films) == ["Airspace Opacity", "Edema", "img_id"]
+    expected = [[1, 0.5, name(1)], [np.nan, 1, name(2)], [np.nan, np.nan, name(3)]]
+    pd.testing.assert_frame_equal(films, pd.DataFrame(expected, columns=list(films)))
+    replicates = pd.read_csv(pair / "pred_iou_bootstrap_results_per_cxr.csv")
+    assert list(replicates) == ["Edema", "Airspace Opacity"] and len(replicates) == 200
+    assert replicates["Edema"].dropna().between(0.5, 1).all() and (replicates["Airspace Opacity"].dropna() == 1).all()
+    assert replicates["Edema"].isna().any()  # image 3 three times
+    evaluate(pair, "--true_pos_only", "False")
+    films = pd.read_csv(pair / "pred_iou_results_per_cxr.csv").set_index("img_id")
+    assert films.loc[name(2), "Airspace Opacity"] == 0 and films.loc[name(3), "Edema"] == 0
+
+
+def test_eval_writes_every_metric(pair):
+    evaluate(pair)
+    table = pd.read_csv(pair / "pred_iou_metrics.csv").set_index(["protocol", "metric", "task"])
+    values = {m: table.loc[("pooled", m, "Edema"), "value"] for m in metrics.METRICS}
+    assert values == pytest.approx(
+        {"iou": 10 / 15, "dice": 20 / 25, "precision": 10 / 13, "recall": 10 / 12, "specificity": 45 / 48}, abs=1e-6
+    )
+    assert len(table) == 3 * 5 * 3
+
+
+def test_eval_with_the_list_of_all_images(pair, caplog):
+    listed = pair / "test_labels.csv"
+    listed.write_text("Path\n" + "".join(f"test/patient{i:05d}/study1/view1_frontal.jpg\n" for i in range(1, 7)))
+    table = evaluate(pair, "--all_images", listed)
+    assert table.loc[("per_image_all", "Edema"), ["iou", "n_images"]].tolist() == pytest.approx([1.5 / 5, 5])
+    assert table.loc[("pooled", "Edema"), "iou"] == pytest.approx(10 / 17, abs=1e-6)
+    assert not (pair / "pred_iou_missing.csv").exists()
+    assert "1 films without a finding are scored" in caplog.text
+
+
+def test_eval_of_patients_that_a_prediction_was_chosen_on_is_refused_or_stamped(pair, capsys):
+    leak_guard.record(pair / "pred.json", {"thresholds": ["patient00002", "patient00077"]})
+    with pytest.raises(DataError, match="pred.json: thresholds on 1 of the 3 scored patients: patient00002"):
+        evaluate(pair)
+    assert not (pair / "pred_iou.csv").exists()
+    table = evaluate(pair, "--allow_leak", "True")
+    stamp = "pred.json: thresholds on 1 of the 3 scored patients: patient00002"
+    assert (table["leak"] == stamp).all()
+    assert f"LEAK, no test: {stamp}" in capsys.readouterr().out
+    assert json.loads((pair / "pred_iou.csv.manifest.json").read_text())["leaks"] == [stamp]
+
+
+def test_oracle_is_stamped_as_an_upper_bound(pair, tmp_path, capsys):
+    with pytest.raises(UsageError, match="--oracle"):
+        evaluate(pair, "--oracle")
+    folder = tmp_path / "run" / "cams"
+    folder.mkdir(parents=True)
+    with h5py.File(folder / "saliency.h5", "w") as file:
+        file.attrs["tasks"], file.attrs["image_size"] = json.dumps(TASKS[:2]), 8
+        file["ids"], file["maps"] = [name(1)], np.random.default_rng(0).random((1, 2, 2, 2), np.float32)
+        file["probabilities"], file["sizes"] = np.ones((1, 2), np.float32), np.int32([[4, 5]])
+    table = evaluate(pair, "--map_dir", tmp_path / "run", "--oracle")
+    assert table.loc[("oracle_upper_bound", "Edema"), "n_images"] == 1
+    assert 0 < table.loc[("oracle_upper_bound", "mIoU"), "iou"] <= 1
+    assert "UPPER BOUND, no test result" in capsys.readouterr().out

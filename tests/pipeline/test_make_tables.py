@@ -12,7 +12,8 @@ from PIL import Image
 
 from chexseg.data import mask_files
 from chexseg.errors import DataError, UsageError
-from tests.evaluation.masks import METHODS, TASKS, TRUTH, name
+from chexseg.runtime import leak_guard
+from tests.evaluation.masks import METHODS, TASKS, TRUTH, entry, name
 from tests.pipeline.scripts import ROOT
 from tests.pipeline.scripts import run as run_script
 
@@ -137,7 +138,8 @@ def test_times_are_refreshed_without_making_the_report_again(files):
 
 def test_make_tables_without_pictures_needs_no_image(files):
     run(*arguments(files), "--output_dir", files / "out", "--num_examples", 0, "--image_dir", files / "none")
-    assert sorted(p.name for p in (files / "out").iterdir()) == ["table.csv", "table.manifest.json", "table.md"]
+    made = ["metrics.csv", "paired.csv", "table.csv", "table.manifest.json", "table.md"]
+    assert sorted(p.name for p in (files / "out").iterdir()) == made
 
 
 def test_make_tables_names_what_is_wrong(files):
@@ -156,3 +158,31 @@ def test_make_tables_names_what_is_wrong(files):
         with pytest.raises(SystemExit) as ended:
             run("--method", text)
         assert ended.value.code == 2
+
+
+def test_masks_that_leak_are_refused_or_stamped_everywhere(files):
+    command = [*arguments(files), "--output_dir", files / "out", "--num_examples", 0]
+    leak_guard.record(files / "full.json", {"trained": ["patient00003"]})
+    with pytest.raises(DataError, match="full.json: trained on 1 of the 3 scored patients: patient00003"):
+        run(*command)
+    assert not (files / "out" / "table.csv").exists()
+    run(*command, "--allow_leak")
+    for table in ("table", "metrics", "paired"):
+        assert pd.read_csv(files / "out" / f"{table}.csv")["leak"].str.startswith("full.json: trained on 1").all()
+    assert "**LEAK, these scores are no test:** full.json" in (files / "out" / "table.md").read_text()
+    with pytest.raises(DataError, match="full.json: trained"):
+        run(*command)  # what is up to date with the override is not without
+    leak_guard.record(files / "full.json", {"trained": ["patient00009"]})
+    run(*command)
+    assert "leak" not in pd.read_csv(files / "out" / "table.csv")
+
+
+def test_make_tables_with_the_list_of_all_images(files):
+    listed = files / "test_labels.csv"
+    listed.write_text("Path\n" + "".join(f"test/patient{i:05d}/study1/view1_frontal.jpg\n" for i in range(1, 5)))
+    everywhere = {**METHODS["full"], name(4): entry(0, 80, 0)}
+    mask_files.write(files / "full.json", everywhere.items())
+    run(*arguments(files), "--output_dir", files / "out", "--num_examples", 0, "--all_images", listed)
+    table = pd.read_csv(files / "out" / "table.csv").set_index(["method", "protocol", "task"])
+    assert table.loc[("full", "pooled", "Airspace Opacity"), "iou"] == pytest.approx(150 / 280, abs=1e-6)
+    assert table.loc[("chexseg", "pooled", "Edema"), "n_images"] == 4

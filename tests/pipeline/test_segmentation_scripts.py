@@ -20,6 +20,7 @@ import constants
 from chexseg.classifier import models
 from chexseg.data import mask_files, rle
 from chexseg.data.mask_files import MaskFile
+from tests.irnet.six_films import assert_light
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = constants.LOCALIZATION_TASKS
@@ -177,9 +178,9 @@ def test_the_printed_iou_is_pooled(world, trained, tmp_path, capsys):
     (trained / "predicted.json").rename(tmp_path / "predicted.json")
     try:
         mask_files.write(trained / "predicted.json", MaskFile(world / "labels" / "test_encoded.json").items())
-        module = runpy.run_path(str(ROOT / "segmentation_test.py"))
+        module = runpy.run_path(str(ROOT / "segmentation_test.py"), run_name="imported")
         truth = MaskFile(world / "labels" / "test_encoded.json")
-        module["report"](MaskFile(tmp_path / "predicted.json"), truth, TASKS)
+        module["report"](MaskFile(tmp_path / "predicted.json"), truth)
     finally:
         (tmp_path / "predicted.json").rename(trained / "predicted.json")
     shown = capsys.readouterr().out
@@ -191,6 +192,10 @@ def test_the_printed_iou_is_pooled(world, trained, tmp_path, capsys):
     line = next(line for line in shown.splitlines() if line.startswith("Atelectasis"))
     assert line.split()[1:] == [f"{intersection / union:.4f}", "5", "images"]
     assert "does not occur" in next(line for line in shown.splitlines() if line.startswith("Edema"))
+
+
+def test_up_to_date_predictions_need_no_torch(world, trained):
+    assert_light("segmentation_test.py", *arguments(world, TEST.format(run=trained / "run", out=trained)))
 
 
 def killed_at_random(script, given, seed, longest):

@@ -30,22 +30,24 @@ class Stage:
             yield item.upper()
 
 
-def write(records, path):
-    path.write_text("".join(f"{r}\n" for r in records))
+class Lines:
+    """A record a line; remembers how many each shard had."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, records, path):
+        self.written.append(len(records))
+        path.write_text("".join(f"{r}\n" for r in records))
+
+    def merge(self, parts, path):
+        path.write_text("".join(p.read_text() for p in parts))
 
 
-write_all = write
-
-
-def merge(parts, path):
-    path.write_text("".join(p.read_text() for p in parts))
-
-
-def build(output, stage, items=ITEMS, shard_size=3, **arguments):
+def build(output, stage, items=ITEMS, shard_size=3, lines=None, **arguments):
     record = provenance.describe({"threshold": 1, **arguments})
-    return shards.build(
-        output, items, process=stage.process, write=write, merge=merge, record=record, shard_size=shard_size
-    )
+    lines = lines or Lines()
+    return shards.build(output, items, process=stage.process, shard_format=lines, record=record, shard_size=shard_size)
 
 
 EXPECTED = "".join(f"{item.upper()}\n" for item in ITEMS)
@@ -59,8 +61,10 @@ def test_output_does_not_depend_on_shard_size(tmp_path, shard_size):
 
 
 def test_second_run_does_nothing(tmp_path):
+    """`process` is not even called: it may be what loads a network."""
     build(tmp_path / "out", Stage())
     again = Stage()
+    again.process = None
     assert build(tmp_path / "out", again, num_workers=7) is False
     assert again.seen == []
 
@@ -162,16 +166,12 @@ def test_a_full_disk_is_named_with_the_file_and_the_way_out(tmp_path, number):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_small_set_has_shards_for_many_ranks(tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(
-        sys.modules[__name__], "write", lambda records, path: written.append(len(records)) or write_all(records, path)
-    )
-    build(tmp_path / "few", Stage(), items=ITEMS * 5, shard_size=256)
-    assert written == [16, 16, 16, 2]
-    written.clear()
-    build(tmp_path / "many", Stage(), items=[f"{i}" for i in range(1000)], shard_size=256)
-    assert max(written) == 64 and sum(written) == 1000
+def test_a_small_set_has_shards_for_many_ranks(tmp_path):
+    few, many = Lines(), Lines()
+    build(tmp_path / "few", Stage(), items=ITEMS * 5, shard_size=256, lines=few)
+    assert few.written == [16, 16, 16, 2]
+    build(tmp_path / "many", Stage(), items=[f"{i}" for i in range(1000)], shard_size=256, lines=many)
+    assert max(many.written) == 64 and sum(many.written) == 1000
 
 
 def test_a_log_file_gets_a_line_from_time_to_time(tmp_path, monkeypatch, caplog):
@@ -192,7 +192,7 @@ def test_a_log_file_gets_a_line_from_time_to_time(tmp_path, monkeypatch, caplog)
 def test_items_are_looked_at_once(tmp_path):
     seen = []
     record = provenance.describe({})
-    build_all = {"process": Stage().process, "write": write, "merge": merge, "record": record, "shard_size": 3}
+    build_all = {"process": Stage().process, "shard_format": Lines(), "record": record, "shard_size": 3}
     shards.build(tmp_path / "out", ITEMS, item_fingerprint=lambda item: seen.append(item) or "", **build_all)
     assert seen == ITEMS
 

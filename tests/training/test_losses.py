@@ -8,12 +8,15 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.testing import assert_close
 
+from chexseg.runtime import distributed
 from chexseg.runtime.distributed import sum_over_ranks
-from chexseg.training.losses import classification_loss, dice_loss
+from chexseg.segmentation import choices
+from chexseg.training.losses import SEGMENTATION_LOSSES, bce_dice_loss, classification_loss, dice_loss
 
 NAN = float("nan")
 # Logits whose sigmoid is 0 or 1 in float32, so that sums can be counted on fingers.
 ON, OFF = 200.0, -200.0
+LN2 = math.log(2)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +77,135 @@ def test_dice_is_computed_in_float32():
     assert loss.item() == pytest.approx(1 - 1 / (10_000 / (1 + math.exp(6)) + 1), rel=1e-4)
 
 
+def bce(p, m):
+    return -math.log(p if m else 1 - p)
+
+
+def naive_known(logits, masks, known):
+    """(cross-entropy by class, Dice by class, known pixels by class, mask pixels by class), pixel by pixel."""
+    columns = []
+    for c in range(logits.shape[1]):
+        entropy = product = size = pixels = inside = 0.0
+        for b in range(logits.shape[0]):
+            for i in range(logits[b, c].numel()):
+                if known[b, c].expand(logits[b, c].shape).flatten()[i]:
+                    p, m = 1 / (1 + math.exp(-logits[b, c].flatten()[i].item())), masks[b, c].flatten()[i].item()
+                    entropy, pixels, inside = entropy + bce(p, m), pixels + 1, inside + m
+                    product, size = product + p * m, size + p + m
+        columns.append((entropy / max(pixels, 1), (2 * product + 1) / (size + 1), pixels, inside))
+    return list(zip(*columns, strict=True))
+
+
+def naive_dice_known(logits, masks, known):
+    _, dice, pixels, _ = naive_known(logits, masks, known)
+    terms = [1 - d for d, n in zip(dice, pixels, strict=True) if n]
+    return sum(terms) / max(len(terms), 1)
+
+
+def naive_bce_dice(logits, masks, known):
+    entropy, dice, pixels, inside = naive_known(logits, masks, known)
+    entropies = [e for e, n in zip(entropy, pixels, strict=True) if n]
+    terms = [1 - d for d, n in zip(dice, inside, strict=True) if n]
+    return sum(entropies) / max(len(entropies), 1) + sum(terms) / max(len(terms), 1)
+
+
+LOSSES = pytest.mark.parametrize(
+    ("loss", "naive"), [(dice_loss, naive_dice_known), (bce_dice_loss, naive_bce_dice)], ids=["dice", "bce_dice"]
+)
+
+
+@pytest.mark.parametrize(
+    ("masks", "known", "dice", "bce_dice"),
+    [
+        # Every logit 0: probability 1/2, cross-entropy log 2 of a pixel; 2 images, 2 classes, 2 pixels each.
+        # Class 0: (2*1 + 1) / (2 + 2 + 1) = 3/5. Class 1 has no pixel: 1 / (2 + 1) = 1/3.
+        ([[1, 1], [0, 0], [0, 0], [0, 0]], [1, 1, 1, 1], 1 - (3 / 5 + 1 / 3) / 2, 1 - 3 / 5),
+        # Class 1 of image 0 unknown: 1 / (1 + 1) = 1/2, and in bce_dice it does not occur.
+        ([[1, 1], [0, 0], [0, 0], [0, 0]], [1, 0, 1, 1], 1 - (3 / 5 + 1 / 2) / 2, 1 - 3 / 5),
+        # Class 1 unknown throughout: class 0 alone.
+        ([[1, 1], [1, 1], [0, 0], [1, 1]], [1, 0, 1, 0], 1 - 3 / 5, 1 - 3 / 5),
+        # Class 0 unknown where it is full: absent elsewhere, so that it does not occur.
+        ([[1, 1], [1, 1], [0, 0], [1, 1]], [0, 1, 1, 1], 1 - (1 / 2 + 5 / 7) / 2, 1 - 5 / 7),
+        # Empty masks: Dice pushes down, cross-entropy alone is left of the other.
+        ([[0, 0], [0, 0], [0, 0], [0, 0]], [1, 1, 1, 1], 1 - 1 / 3, 0),
+        # Full masks: (2*2 + 1) / (2 + 4 + 1).
+        ([[1, 1], [1, 1], [1, 1], [1, 1]], [1, 1, 1, 1], 1 - 5 / 7, 1 - 5 / 7),
+    ],
+    ids=["all known", "one unknown", "a class unknown", "full but unknown", "empty", "full"],
+)
+def test_losses_over_what_is_known_by_hand(masks, known, dice, bce_dice):
+    logits, masks, known = torch.zeros(2, 2, 1, 2), torch.tensor(masks).view(2, 2, 1, 2), torch.tensor(known).view(2, 2)
+    assert dice_loss(logits, masks, known).item() == pytest.approx(dice, rel=1e-6)
+    assert bce_dice_loss(logits, masks, known).item() == pytest.approx(LN2 + bce_dice, rel=1e-6)
+    if known.all():
+        assert dice_loss(logits, masks).item() == dice_loss(logits, masks, known).item()
+
+
+@LOSSES
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5, 7)], ids=["masks", "pixels"])
+@pytest.mark.parametrize("seed", range(3))
+def test_losses_equal_the_naive_sums_over_what_is_known(loss, naive, shape, seed):
+    torch.manual_seed(seed)
+    logits, masks, known = 3 * torch.randn(3, 4, 5, 7), torch.randint(0, 2, (3, 4, 5, 7)), torch.rand(shape) < 0.5
+    masks[:, 1], masks[:, 2], known[:, 3] = 0, 1, False
+    assert loss(logits, masks, known).item() == pytest.approx(naive(logits, masks, known), rel=1e-5)
+
+
+@LOSSES
+def test_what_is_unknown_gives_no_gradient_and_what_it_is_does_not_matter(loss, naive):
+    torch.manual_seed(0)
+    logits, masks = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randint(0, 2, (2, 3, 4, 4))
+    known = torch.tensor([[True, False, True], [True, False, False]])
+    value = loss(logits, masks, known)
+    value.backward()
+    assert (logits.grad[known].abs() > 0).all() and (logits.grad[~known] == 0).all()
+    assert loss(logits, torch.where(known[:, :, None, None], masks, 1 - masks), known) == value
+    logits.grad = None
+    nothing = loss(logits, masks, torch.zeros(2, 3, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0 and (logits.grad == 0).all()
+
+
+@LOSSES
+def test_all_known_is_as_if_nothing_were_said_bit_for_bit(loss, naive):
+    torch.manual_seed(0)
+    for _ in range(20):
+        found, masks = [], (torch.rand(3, 7, 9, 5) < 0.1).to(torch.uint8)
+        values = 4 * torch.randn(3, 7, 9, 5)
+        for known in (None, torch.ones(3, 7, dtype=torch.bool), torch.ones(3, 7, 9, 5, dtype=torch.bool)):
+            logits = values.clone().requires_grad_()
+            value = loss(logits, masks, known)
+            value.backward()
+            found.append((value, logits.grad))
+        assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
+
+
+def test_dice_of_known_masks_is_the_papers_bit_for_bit():
+    torch.manual_seed(1)
+    for classes in range(1, 13):
+        logits, masks = 4 * torch.randn(3, classes, 9, 5), torch.rand(3, classes, 9, 5) < 0.2
+        probabilities = logits.sigmoid()
+        products, sizes = (probabilities * masks).sum((0, 2, 3)), probabilities.sum((0, 2, 3)) + masks.sum((0, 2, 3))
+        assert torch.equal(dice_loss(logits, masks), 1 - ((2 * products + 1) / (sizes + 1)).mean())
+
+
+@LOSSES
+def test_ranks_add_up_to_the_whole_batch(loss, naive, monkeypatch):
+    """Each rank has its part, in which some classes are unknown or absent; the sums are those of the batch."""
+    torch.manual_seed(2)
+    logits, masks = torch.randn(5, 3, 4, 4), torch.randint(0, 2, (5, 3, 4, 4))
+    known = torch.rand(5, 3) < 0.6
+    known[:2, 0], masks[2:, 1], known[:, 2] = False, 0, False
+    parts, sums = [slice(0, 2), slice(2, 5)], []
+    monkeypatch.setattr(distributed, "sum_over_ranks", lambda values: sums.append(values) or values)
+    for part in parts:
+        loss(logits[part], masks[part], known[part])
+    monkeypatch.setattr(distributed, "sum_over_ranks", lambda values: sums[0] + sums[1])
+    expected = naive(logits, masks, known)
+    assert [loss(logits[part], masks[part], known[part]).item() for part in parts] == pytest.approx([expected] * 2)
+
+
 LABELS = torch.tensor([[1.0, 0.0, -1.0, NAN]])
-LN2 = math.log(2)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +257,7 @@ def test_one_process_sums_to_itself():
     values = torch.tensor([1.0, 2.0], requires_grad=True)
     assert sum_over_ranks(values) is values
     assert np.isclose(values.sum().item(), 3)
+
+
+def test_the_command_line_offers_all_losses():
+    assert choices.LOSSES == tuple(SEGMENTATION_LOSSES)

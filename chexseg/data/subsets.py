@@ -1,0 +1,64 @@
+"""Seeded parts of a masks JSON: a subset of pseudo masks, and the experts' images split without sharing a patient."""
+
+import logging
+import random
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from chexseg.data import mask_files, rle
+from chexseg.data.chexpert import patient_of
+from chexseg.errors import DataError
+from chexseg.runtime import provenance, shards
+
+log = logging.getLogger(__name__)
+
+
+def draw(source: mask_files.MaskFile, count: int, seed: int) -> list[str]:
+    """`count` image ids of a masks JSON, sorted. DataError where it has fewer."""
+    return sorted(random.Random(seed).sample(_enough(source, sorted(source), count), count))
+
+
+def split(
+    source: mask_files.MaskFile, count: int, seed: int, *, only_with_finding: bool
+) -> tuple[list[str], list[str]]:
+    """`count` image ids of a masks JSON and all the others, no patient on both sides; see `split_by_patient`.
+
+    only_with_finding  leave out images whose masks are all empty
+    """
+    ids = sorted(source)
+    if only_with_finding:
+        ids = [image_id for image_id in ids if rle.area(list(source[image_id].values())).any()]
+        log.info("%s: %d of %d images show a finding", source.path, len(ids), len(source))
+    return split_by_patient(_enough(source, ids, count), count, seed)
+
+
+def _enough(source: mask_files.MaskFile, ids: list[str], count: int) -> list[str]:
+    if len(ids) < count:
+        raise DataError(f"{source.path}: {len(ids)} images; --subset_len {count} asks for more")
+    return ids
+
+
+def split_by_patient(ids: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
+    """`count` of `ids` and the rest: patients in random order, each taken whole if it still fits.
+
+    Where whole patients do not add up to `count`, one of them is on both sides, and a warning says so.
+    """
+    patients = [list(group) for _, group in groupby(sorted(ids, key=lambda i: (patient_of(i), i)), key=patient_of)]
+    random.Random(seed).shuffle(patients)
+    chosen: set[str] = set()
+    for images in patients:
+        if len(chosen) + len(images) <= count:
+            chosen.update(images)
+    if missing := count - len(chosen):
+        images = next(images for images in patients if images[0] not in chosen)
+        chosen.update(images[:missing])
+        log.warning("%s stands on both sides: whole patients do not add up to %d", patient_of(images[0]), count)
+    return sorted(chosen), sorted(set(ids) - chosen)
+
+
+def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, record: dict) -> None:
+    """Write the masks of some images of a masks JSON to another one, sealed with `provenance.describe`'s record."""
+    mask_files.write(path, ((image_id, source[image_id]) for image_id in ids))
+    shards.seal(path, record, provenance.fingerprint(record))
+    log.info("%s: %d images", path, len(ids))

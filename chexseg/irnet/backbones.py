@@ -1,0 +1,46 @@
+"""Which file of weights the boundary network's frozen backbone starts from. Building it is in `boundary_net`."""
+
+import json
+import logging
+from pathlib import Path
+
+from chexseg.classifier import saliency_store, torch_cache
+from chexseg.errors import DataError
+from chexseg.runtime import provenance
+
+log = logging.getLogger(__name__)
+
+
+def find_backbone(wanted: str, architecture: str | None, run: Path) -> Path:
+    """The file that `wanted` means: a path; `imagenet`, torchvision's weights of `architecture` (ResNet-50) in torch's
+    cache; or `auto`, these where they are there, else the classifier that made the run's maps. DataError if none is."""
+    from chexseg.classifier import models
+
+    if wanted not in ("auto", "imagenet"):
+        return Path(wanted)
+    try:
+        return models.pretrained_backbone(architecture or "resnet50")
+    except DataError as missing:
+        if wanted == "imagenet":
+            raise
+        maker = classifier_of(run)
+        if maker is None or not maker.is_file():
+            raise DataError(f"{missing}; or name a classifier with --backbone_weights") from missing
+        log.info("no ImageNet weights in torch's cache: the backbone is %s", maker)
+        return maker
+
+
+def backbone_of_finished(wanted: str, architecture: str | None, run: Path) -> Path | None:
+    """`find_backbone` without torch; None where that may know more."""
+    if wanted not in ("auto", "imagenet"):
+        return Path(wanted)
+    return torch_cache.only_file(architecture or "resnet50") or (classifier_of(run) if wanted == "auto" else None)
+
+
+def classifier_of(run: Path) -> Path | None:
+    """The checkpoint that made the run's saliency maps, as their manifest has it."""
+    try:
+        manifest = json.loads(provenance.manifest_path(run / saliency_store.STORE).read_text())
+        return Path(manifest["paths"]["ckpt_path"])
+    except (OSError, ValueError, KeyError):
+        return None
