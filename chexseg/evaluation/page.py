@@ -16,17 +16,18 @@ from urllib.parse import urlencode
 import jinja2
 from markupsafe import Markup
 
-from chexseg import __version__
 from chexseg.data import chexpert
 from chexseg.data.images import read_image
 from chexseg.errors import DataError
-from chexseg.evaluation import figure, films, records, summary, timings
+from chexseg.evaluation import figure, films, records, run_content, summary, timings
 from chexseg.evaluation.comparison import Comparison
+from chexseg.evaluation.film_list import FilmList, complete
 from chexseg.evaluation.films import Masks, Room, Source
 from chexseg.evaluation.hits import Maps
 from chexseg.evaluation.methods import HUMAN, short
 from chexseg.evaluation.report import QUALITY, TEMPLATES, TIMINGS
 from chexseg.runtime.files import atomic
+from chexseg.runtime.provenance import versions
 
 NAME = "index.html"
 FILMS_PER_PAGE = 120  # of at most films.MAX_BYTES each: a page stays below 20 MB
@@ -68,6 +69,7 @@ class Run:
     record: Mapping[str, Any]
     times: Sequence[tuple[str, float]] | None = None
     quality: Path | None = None
+    leaks: Sequence[str] = ()
 
 
 def report_room(
@@ -77,8 +79,15 @@ def report_room(
     tasks: Sequence[str],
     image_dir: Path,
     maps: Maps | None = None,
+    listed: FilmList | None = None,
 ) -> tuple[Room, list[Path]]:
-    """The reading room of a test set below `image_dir`, all films that the expert judged, and their paths."""
+    """The reading room of a test set below `image_dir`, all films that the expert judged, and their paths.
+
+    listed: all films of the set, of which those that the truth lacks have no finding.
+    """
+    if listed is not None:
+        whole = complete(truth, methods, listed, tasks, may_lack=[HUMAN])
+        truth, methods = whole.truth, whole.methods
     paths = {image: chexpert.find_image(image_dir, image) for image in truth}
     sources = [Source("expert", "Expert", films.EXPERT, truth)]
     for name, masks in sorted(methods.items(), key=lambda pair: pair[0] != HUMAN):
@@ -99,24 +108,25 @@ def collect_run(
     pseudo: Sequence[Path],
     runs: Path,
     record: Mapping[str, Any],
+    leaks: Sequence[str] = (),
 ) -> Run:
     """What is known of the run that made the masks files: their records and logs, below their own folders and `runs`;
-    the times and the quality report that lie in `folder`."""
+    the times and the quality report that lie in `folder`; what leaks (`leak_guard`)."""
     outputs = [*paths.values(), truth, *pseudo]
     history = records.trace(outputs, [runs, *(path.parent for path in outputs)])
     times, quality = timings.read(folder / TIMINGS), folder / QUALITY
-    return Run(comparison, truth, paths, history, record, times, quality)
+    return Run(comparison, truth, paths, history, record, times, quality, leaks)
 
 
 def write_report(folder: Path, run: Run, room: Room, *, title: str = "CheXseg report") -> list[str]:
     """Write `index.html`, and further pages for films beyond the first `FILMS_PER_PAGE`. Returns their names."""
     entries = _entries(room)
-    quality = summary.quality(run.quality) if run.quality else None
+    quality = run_content.quality(run.quality) if run.quality else None
     told = {
-        "summary": summary.summarise(run.comparison, run.truth, run.paths, run.history),
+        "summary": summary.summarise(run.comparison, run.truth, run.paths, run.history, run.leaks),
         "pseudo": {**(quality or {}), "examples": _examples(room, entries)},
-        "trainings": summary.trainings(run.history),
-        "origin": summary.origin(run.history, run.times, run.record),
+        "trainings": run_content.trainings(run.history),
+        "origin": run_content.origin(run.history, run.times, run.record),
     }
     listed = entries if len(page_names(len(entries))) <= LISTED_PAGES else None
     return _write_pages(folder, room, listed, SECTIONS, told, title)
@@ -173,7 +183,7 @@ def _write_pages(
         text = template.render(
             told,
             title=title if first else f"{title}, page {number + 1}",
-            version=__version__,
+            version=versions()["chexseg"],
             sections=sections if first else (ROOM,),
             style=style,
             script=script,

@@ -142,6 +142,12 @@ def test_what_files_say_is_never_markup(tmp_path):
     assert EVIL_TASK in " ".join(parsed.words) and EVIL in " ".join(parsed.words)
 
 
+def test_a_leak_is_shouted(tmp_path):
+    (parsed,) = report(tmp_path, leaks=["full: trained on 2 of the 3 scored patients"])
+    assert "full: trained on 2 of the 3 scored patients" in " ".join(parsed.words)
+    assert [attributes for attributes in parsed.of("p") if attributes.get("role") == "alert"]
+
+
 def test_many_films_go_on_further_pages(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "FILMS_PER_PAGE", 2)
     first, second = report(tmp_path)
