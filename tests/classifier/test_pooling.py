@@ -43,8 +43,8 @@ def test_gradients_are_autograds(pooling):
 
 def pooled(architecture, pooling, output_stride=32):
     average = make(architecture)
-    spec = ClassifierSpec(architecture, average.spec.tasks, pooling=pooling, output_stride=output_stride)
-    model = Classifier(spec).eval()
+    spec = ClassifierSpec(architecture, average.spec.tasks, pooling=pooling)
+    model = Classifier(spec, output_stride=output_stride).eval()
     model.load_state_dict(average.state_dict())
     return model
 
