@@ -91,7 +91,8 @@ class Classifier(nn.Module):
         self.spec = spec
         self.family = family(spec.architecture)
         self.network: Any = build_network(spec.architecture, len(spec.tasks) * (3 if spec.three_way else 1))
-        set_output_stride(self.network, self.family, spec.output_stride, output_stride or spec.output_stride)
+        self.output_stride = output_stride or spec.output_stride
+        set_output_stride(self.network, self.family, spec.output_stride, self.output_stride)
 
     @property
     def head(self) -> nn.Linear:
