@@ -7,7 +7,7 @@ import struct
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,18 +117,21 @@ class Rehearsal(pickle.Unpickler):
         return self._classes.setdefault(f"{module}.{name}", type(name, (Inert,), {}))
 
     def persistent_load(self, saved: Any) -> Inert:
-        kind, key, count = (saved[1], saved[2], saved[4]) if isinstance(saved, tuple) and len(saved) > 4 else (0, 0, 0)
+        kind, key, count = (
+            (saved[1], saved[2], saved[4]) if isinstance(saved, tuple) and len(saved) > 4 else (None, "", 0)
+        )
         dtype = STORAGES.get(kind.__name__) if isinstance(kind, type) else None
-        if dtype is None or not isinstance(count, int) or count < 0 or self.wanted.get(key, (0, count))[1] != count:
+        if dtype is None or not isinstance(count, int) or count < 0:
             raise DataError("its tensors' data is of no plain number type")
-        self.wanted[str(key)] = dtype, count
+        if self.wanted.setdefault(str(key), (dtype, count)) != (dtype, count):
+            raise DataError("damaged: two tensors read the same data as different types")
         return Inert()
 
     def bytes_wanted(self) -> dict[str, int]:
         """By key, what the data of the tensors takes."""
         return {key: dtype.itemsize * count for key, (dtype, count) in self.wanted.items()}
 
-    def stand_in(self, name: str) -> type:
+    def stand_in(self, name: str) -> Callable[..., Any]:
         """What takes the place of an unknown class."""
         used_as = self._classes[name].used_as if name in self._classes else None
-        return {dict: InertDict, list: InertList, None: Inert}[used_as]
+        return InertDict if used_as is dict else InertList if used_as is list else Inert

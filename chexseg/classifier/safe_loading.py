@@ -55,7 +55,7 @@ def load_checkpoint(path: Path) -> dict:
         with open(path, "rb") as file:
             is_zip = file.read(2) == b"PK" or zipfile.is_zipfile(path)
         names, rehearsal = _look_at_zip(path) if is_zip else _look_at_legacy(path, size)
-        unknown = [(rehearsal.stand_in(now), name) for name, now in sorted(names.items()) if now not in _OF_TORCH]
+        unknown: list = [(rehearsal.stand_in(now), name) for name, now in sorted(names.items()) if now not in _OF_TORCH]
         with torch.serialization.safe_globals(unknown):
             found = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(found, dict):
