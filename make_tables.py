@@ -8,7 +8,7 @@ Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_p
 recall, specificity), paired.csv (differences of every two methods, with p and Holm's correction), table.md, sheet.png
 and index.html, one file with every film, everybody's outlines, trainings and commands. With --all_images the set is
 complete: masks on films without a finding are false positives. A report that is up to date is left as it is, but for
-the times of the stages.
+the stages' times.
 """
 
 import argparse
@@ -124,9 +124,9 @@ def main(args: argparse.Namespace) -> None:
         if args.page:
             from chexseg.evaluation import page
 
-            room, film_paths = page.report_room(truth, methods, pseudo, tasks, image_dir, maps)
+            room, film_paths = page.report_room(truth, methods, pseudo, tasks, image_dir, maps, films)
             runs = args.runs or constants.base_dir(create=False)
-            run = page.collect_run(folder, found, truth_path, paths, [*pseudo_paths.values()], runs, record)
+            run = page.collect_run(folder, found, truth_path, paths, [*pseudo_paths.values()], runs, record, leaks)
             pages += page.write_report(folder, run, room)
             shown = [*dict.fromkeys([*shown, *film_paths])]
     report.seal(folder, record | {"leaks": leaks}, fingerprint, shown, pages)

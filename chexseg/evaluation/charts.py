@@ -123,37 +123,35 @@ def _is_number(value: object) -> bool:
 
 
 def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
-    """Quality of pseudo masks: IoU of each task (rows) by source, with intervals; columns source, gate, task, iou,
-    lower, upper. A source with several gates counts once for each."""
-    names = list(dict.fromkeys(_source_names(table)))
-    tasks = list(dict.fromkeys(table["task"]))
+    """Quality of pseudo masks: a panel a gate, IoU of each task (rows) by source, with intervals; columns source, gate,
+    task, iou, lower, upper."""
+    gates = table["gate"].fillna("").astype(str) if "gate" in table else pd.Series("", table.index)
+    kinds, tasks, names = (list(dict.fromkeys(column)) for column in (gates, table["task"], table["source"]))
     with _styled(style) as colours:
-        figure = Figure((7.4, 1.1 + (0.16 + 0.13 * len(names)) * max(len(tasks), 1)))
-        axes = figure.subplots()
-        step = 0.8 / max(len(names), 1)
-        for number, name in enumerate(names):
-            rows = table[[one == name for one in _source_names(table)]].drop_duplicates("task").set_index("task")
-            known = [task for task in tasks if task in rows.index and np.isfinite(rows.loc[task, "iou"])]
-            places = [tasks.index(task) + step * (number - (len(names) - 1) / 2) for task in known]
-            chosen = rows.loc[known]
-            axes.hlines(places, chosen["lower"], chosen["upper"], color=colours[number % len(colours)], linewidth=1.6)
-            axes.plot(chosen["iou"], places, MARKERS[number % len(MARKERS)], color=colours[number % len(colours)],
-                      markersize=5, linestyle="", label=name)  # fmt: skip
-        axes.set_yticks(range(len(tasks)), tasks)
-        axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.set_xlim(left=0)
-        axes.grid(False, axis="y")
-        for place in range(1, len(tasks)):
-            axes.axhline(place - 0.5, color=INK[style][2], linewidth=0.6)
-        axes.set_xlabel("IoU with the expert")
-        figure.legend(loc="outside upper center", ncols=min(len(names), 4))
+        height = 1.1 + (0.16 + 0.11 * len(names)) * max(len(tasks), 1)
+        figure = Figure((2.6 + 2.9 * max(len(kinds), 1), height))
+        panels = figure.subplots(1, max(len(kinds), 1), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, gate in zip(panels, kinds, strict=False):
+            for number, name in enumerate(names):
+                rows = table[(gates == gate) & (table["source"] == name)].drop_duplicates("task").set_index("task")
+                shift = 0.8 / len(names) * (number - (len(names) - 1) / 2)
+                known = [task for task in tasks if task in rows.index and np.isfinite(rows.loc[task, "iou"])]
+                places, colour = [tasks.index(task) + shift for task in known], colours[number % len(colours)]
+                chosen = rows.loc[known]
+                axes.hlines(places, chosen["lower"], chosen["upper"], color=colour, linewidth=1.4)
+                axes.plot(chosen["iou"], places, MARKERS[number % len(MARKERS)], color=colour, markersize=4.5,
+                          linestyle="", label=name)  # fmt: skip
+            axes.set_title(f"gate: {gate}" if gate else "")
+            axes.set_xlabel("IoU with the expert")
+            axes.grid(False, axis="y")
+            for place in range(1, len(tasks)):
+                axes.axhline(place - 0.5, color=INK[style][2], linewidth=0.6)
+        panels[0].set_yticks(range(len(tasks)), tasks)
+        panels[0].set_ylim(len(tasks) - 0.5, -0.5)
+        panels[0].set_xlim(left=0)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(names), 5))
     return figure
-
-
-def _source_names(table: pd.DataFrame) -> list[str]:
-    gates = table["gate"] if "gate" in table else [""] * len(table)
-    return [f"{source}, {gate}" if isinstance(gate, str) and gate else str(source) for source, gate in
-            zip(table["source"], gates, strict=True)]  # fmt: skip
 
 
 def label_budget(table: pd.DataFrame, *, style: str = "light") -> Figure:

@@ -19,19 +19,23 @@ from markupsafe import Markup
 from chexseg.data import chexpert
 from chexseg.data.images import read_image
 from chexseg.errors import DataError
-from chexseg.evaluation import figure, films, records, summary, timings
+from chexseg.evaluation import figure, films, records, run_content, summary, timings
 from chexseg.evaluation.comparison import Comparison
+from chexseg.evaluation.film_list import FilmList, complete
 from chexseg.evaluation.films import Masks, Room, Source
 from chexseg.evaluation.hits import Maps
 from chexseg.evaluation.methods import HUMAN, short
 from chexseg.evaluation.report import QUALITY, TEMPLATES, TIMINGS
-from chexseg.runtime import provenance
 from chexseg.runtime.files import atomic
+from chexseg.runtime.provenance import versions
 
 NAME = "index.html"
 FILMS_PER_PAGE = 120  # of at most films.MAX_BYTES each: a page stays below 20 MB
+LISTED_PAGES = 20  # with more pages than these, a page lists its own films only
 STYLES = ("page.css", "room.css")
 SCRIPTS = ("decode.js", "draw.js", "list.js", "room.js", "controls.js")
+# The picture's, but for white, which devices and bones are in a film themselves.
+COLOURS = tuple("#d2ff7a" if colour == "#ffffff" else colour for colour in figure.COLOURS)
 Content = dict[str, Any]
 
 
@@ -65,6 +69,7 @@ class Run:
     record: Mapping[str, Any]
     times: Sequence[tuple[str, float]] | None = None
     quality: Path | None = None
+    leaks: Sequence[str] = ()
 
 
 def report_room(
@@ -74,8 +79,15 @@ def report_room(
     tasks: Sequence[str],
     image_dir: Path,
     maps: Maps | None = None,
+    listed: FilmList | None = None,
 ) -> tuple[Room, list[Path]]:
-    """The reading room of a test set below `image_dir`, all films that the expert judged, and their paths."""
+    """The reading room of a test set below `image_dir`, all films that the expert judged, and their paths.
+
+    listed: all films of the set, of which those that the truth lacks have no finding.
+    """
+    if listed is not None:
+        whole = complete(truth, methods, listed, tasks, may_lack=[HUMAN])
+        truth, methods = whole.truth, whole.methods
     paths = {image: chexpert.find_image(image_dir, image) for image in truth}
     sources = [Source("expert", "Expert", films.EXPERT, truth)]
     for name, masks in sorted(methods.items(), key=lambda pair: pair[0] != HUMAN):
@@ -96,40 +108,55 @@ def collect_run(
     pseudo: Sequence[Path],
     runs: Path,
     record: Mapping[str, Any],
+    leaks: Sequence[str] = (),
 ) -> Run:
     """What is known of the run that made the masks files: their records and logs, below their own folders and `runs`;
-    the times and the quality report that lie in `folder`."""
+    the times and the quality report that lie in `folder`; what leaks (`leak_guard`)."""
     outputs = [*paths.values(), truth, *pseudo]
     history = records.trace(outputs, [runs, *(path.parent for path in outputs)])
     times, quality = timings.read(folder / TIMINGS), folder / QUALITY
-    return Run(comparison, truth, paths, history, record, times, quality)
+    return Run(comparison, truth, paths, history, record, times, quality, leaks)
 
 
 def write_report(folder: Path, run: Run, room: Room, *, title: str = "CheXseg report") -> list[str]:
     """Write `index.html`, and further pages for films beyond the first `FILMS_PER_PAGE`. Returns their names."""
     entries = _entries(room)
-    quality = summary.quality(run.quality) if run.quality else None
+    quality = run_content.quality(run.quality) if run.quality else None
     told = {
-        "summary": summary.summarise(run.comparison, run.truth, run.paths, run.history),
+        "summary": summary.summarise(run.comparison, run.truth, run.paths, run.history, run.leaks),
         "pseudo": {**(quality or {}), "examples": _examples(room, entries)},
-        "trainings": summary.trainings(run.history),
-        "origin": summary.origin(run.history, run.times, run.record),
+        "trainings": run_content.trainings(run.history),
+        "origin": run_content.origin(run.history, run.times, run.record),
     }
-    return _write_pages(folder, room, entries, SECTIONS, told, title)
+    listed = entries if len(page_names(len(entries))) <= LISTED_PAGES else None
+    return _write_pages(folder, room, listed, SECTIONS, told, title)
 
 
 def write_reading_room(folder: Path, room: Room, *, title: str = "Reading room", name: str = NAME) -> list[str]:
-    """Write the reading room alone, for films without an expert too. Returns the names of its pages."""
-    return _write_pages(folder, room, _entries(room), (ROOM,), {}, title, name)
+    """Write the reading room alone, for films without an expert too. Returns the names of its pages.
+
+    Of a large set (more than `LISTED_PAGES` pages) each page lists its own films only, and no more than a page's films
+    are in memory.
+    """
+    entries = _entries(room) if len(page_names(len(room.images))) <= LISTED_PAGES else None
+    return _write_pages(folder, room, entries, (ROOM,), {}, title, name)
 
 
-def _entries(room: Room) -> list[Content]:
+def own_films(
+    paths: Mapping[str, Path], masks: Mapping[str, Masks], tasks: Sequence[str], maps: Maps | None = None
+) -> Room:
+    """The reading room of films that no expert judged: a network's masks alone; `paths` are the films by id."""
+    source = Source("network", "Network", films.METHOD, masks)
+    return Room(list(paths), tuple(tasks), [source], lambda image: read_image(paths[image]), maps)
+
+
+def _entries(room: Room, page: int | None = None) -> list[Content]:
+    """A line of each film, or of those of a page."""
     if not room.images:
         raise DataError("no film to show")
-    entries = [films.entry(room, image) for image in room.images]
-    for number, one in enumerate(entries):
-        one["page"] = number // FILMS_PER_PAGE
-    return entries
+    first, stop = (0, len(room.images)) if page is None else (page * FILMS_PER_PAGE, (page + 1) * FILMS_PER_PAGE)
+    images = enumerate(room.images[first:stop], first)
+    return [films.entry(room, image) | {"page": number // FILMS_PER_PAGE} for number, image in images]
 
 
 def page_names(count: int, name: str = NAME) -> list[str]:
@@ -142,28 +169,27 @@ def page_names(count: int, name: str = NAME) -> list[str]:
 def _write_pages(
     folder: Path,
     room: Room,
-    entries: Sequence[Content],
+    entries: Sequence[Content] | None,
     sections: Sequence[Section],
     told: Content,
     title: str,
     name: str = NAME,
 ) -> list[str]:
-    peaks, names = films.peaks(room), page_names(len(entries), name)
-    shown = _room_content(room, entries, peaks, names)
+    peaks, names = films.peaks(room), page_names(len(room.images), name)
     template = _environment().get_template("page.html.j2")
     style, script = (_joined(files) for files in (STYLES, SCRIPTS))
     for number, file in enumerate(names):
-        first = number == 0
+        first, listed = number == 0, _entries(room, number) if entries is None else entries
         text = template.render(
             told,
             title=title if first else f"{title}, page {number + 1}",
-            version=provenance.versions()["chexseg"],
+            version=versions()["chexseg"],
             sections=sections if first else (ROOM,),
             style=style,
             script=script,
             hashes={"style": _hash(style), "script": _hash(script)},
-            room=shown,
-            page=_page_content(room, entries, peaks, number),
+            room=_room_content(room, listed, peaks, names),
+            page=_page_content(room, listed, peaks, number),
         )
         with atomic(folder / file) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -195,7 +221,7 @@ def _room_content(room: Room, entries: Sequence[Content], peaks: Mapping[str, fl
     ]
     data = {
         "tasks": list(room.tasks),
-        "colours": [figure.COLOURS[n % len(figure.COLOURS)] for n in range(len(room.tasks))],
+        "colours": [COLOURS[n % len(COLOURS)] for n in range(len(room.tasks))],
         "sources": [{key: source[key] for key in ("key", "title", "kind")} for source in sources],
         "films": entries,
         "pages": list(names),
@@ -203,7 +229,7 @@ def _room_content(room: Room, entries: Sequence[Content], peaks: Mapping[str, fl
     }
     return {
         "data": data,
-        "count": len(entries),
+        "count": len(room.images),
         "pages": list(names),
         "tasks": [
             {"name": task, "count": sum(n in (one or ()) for one in counted)} for n, task in enumerate(room.tasks)

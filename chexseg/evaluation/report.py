@@ -135,15 +135,15 @@ def write_figures(folder: Path, comparison: "Comparison", style: str) -> list[st
     and the label budget where quality.csv and label_budget.csv lie in `folder`. Returns their names there."""
     import pandas as pd
 
-    from chexseg.evaluation import charts, summary
+    from chexseg.evaluation import charts, run_content, summary
 
     made = {}
     for protocol in comparison.scores:
         made[f"miou_{protocol}"] = charts.forest(summary.means(comparison, protocol), "mIoU", style=style)
-        if rows := [(label, *values) for label, values, _ in summary.differences(comparison, protocol)]:
+        if rows := [(one.label, *one.values) for one in summary.differences(comparison, protocol)]:
             label = "paired difference of mIoU"
             made[f"differences_{protocol}"] = charts.forest(rows, label, zero=True, style=style)
-    if (frame := summary.read_quality(folder / QUALITY)) is not None:
+    if (frame := run_content.read_quality(folder / QUALITY)) is not None:
         made["quality"] = charts.quality(frame, style=style)
     if (folder / BUDGET).is_file():
         made["label_budget"] = charts.label_budget(pd.read_csv(folder / BUDGET), style=style)

@@ -64,7 +64,7 @@ def test_figures_show_what_they_are_given():
     forest, training, quality, budget = figures("light")
     assert {"CheXseg − full", "full − weak", "difference"} <= words(forest)
     assert {"training loss", "score", "learning rate", "epoch"} <= words(training)
-    assert {"cams, labels", "irnet", "Edema", "Fracture"} <= words(quality)
+    assert {"cams", "irnet", "gate: labels", "Edema", "Fracture"} <= words(quality)
     assert {"full", "chexseg", "mIoU"} <= words(budget)
     assert [len(axes.lines) for axes in training.axes] == [3, 3, 3]  # curve, the kept epoch's line and star
     (line, *_) = budget.axes[0].lines

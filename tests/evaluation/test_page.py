@@ -142,6 +142,12 @@ def test_what_files_say_is_never_markup(tmp_path):
     assert EVIL_TASK in " ".join(parsed.words) and EVIL in " ".join(parsed.words)
 
 
+def test_a_leak_is_shouted(tmp_path):
+    (parsed,) = report(tmp_path, leaks=["full: trained on 2 of the 3 scored patients"])
+    assert "full: trained on 2 of the 3 scored patients" in " ".join(parsed.words)
+    assert [attributes for attributes in parsed.of("p") if attributes.get("role") == "alert"]
+
+
 def test_many_films_go_on_further_pages(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "FILMS_PER_PAGE", 2)
     first, second = report(tmp_path)
@@ -153,6 +159,26 @@ def test_many_films_go_on_further_pages(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "FILMS_PER_PAGE", 120)
     report(tmp_path)
     assert sorted(one.name for one in tmp_path.glob("*.html")) == ["index-notes.html", "index.html"]
+
+
+def test_pages_of_a_large_set_list_their_own_films(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "FILMS_PER_PAGE", 2)
+    whole = report(tmp_path / "whole")
+    monkeypatch.setattr(page, "LISTED_PAGES", 1)
+    for one, other in zip(report(tmp_path / "parts"), whole, strict=True):
+        number = other.data("page-data")["number"]
+        expected = [film for film in other.data("room-data")["films"] if film["page"] == number]
+        assert one.data("room-data")["films"] == expected and one.data("room-data")["pages"] == [
+            "index.html",
+            "index-2.html",
+        ]
+        assert one.data("page-data") == other.data("page-data")
+    room = page.own_films({str(i): Path("none") for i in range(5)}, {}, TASKS)
+    object.__setattr__(room, "read", pixels)
+    assert page.write_reading_room(tmp_path, room, name="own.html") == ["own.html", "own-2.html", "own-3.html"]
+    last = Parsed((tmp_path / "own-3.html").read_text())
+    assert [one["id"] for one in last.data("room-data")["films"]] == ["4"]
+    assert [one["id"] for one in last.scripts if one.get("type") == "text/plain"] == ["film-0"]
 
 
 def test_the_same_page_twice(tmp_path):
