@@ -12,7 +12,6 @@ without a finding are predicted and scored too; with --gate_predictions the clas
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from chexseg.training.options import PRECISIONS
 
 if TYPE_CHECKING:
     from chexseg.data.mask_files import MaskFile
+    from chexseg.evaluation.film_list import FilmList
     from chexseg.segmentation.prediction_gate import PredictionGate
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report(predicted: "MaskFile", truth: "MaskFile", films: Sequence[str] | None = None) -> None:
+def report(predicted: "MaskFile", truth: "MaskFile", films: "FilmList | None" = None) -> None:
     """Print how many masks there are and the pooled IoU of each task, and what could not be scored."""
     from chexseg.data import task_counts
     from chexseg.evaluation.film_list import read_list

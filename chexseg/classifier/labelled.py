@@ -38,9 +38,10 @@ class LabelledImages:
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor | str]:
         import torch
 
-        image, masks, _ = self.pixels[draw.index]
+        sample = self.pixels[draw.index]
+        image = sample.image
         if self.augment and draw.key:
-            image, _ = augment(image, masks, np.random.default_rng(draw.key), STRETCHED)
+            image, _ = augment(image, sample.masks, np.random.default_rng(draw.key), STRETCHED)
         return {
             "image": torch.from_numpy(image),
             "labels": torch.from_numpy(self.labels[draw.index]),

@@ -8,7 +8,9 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
-from chexseg.evaluation.figure import BACKGROUND, COLOURS, FAINT, TEXT, grey, outlined
+from chexseg.evaluation.figure import COLOURS, THEMES, grey, outlined
+
+BACKGROUND, TEXT, FAINT = THEMES["dark"]
 
 SIDE = 768  # longer side of an overlay's film in pixels
 CELL, SHEET = 232, 60  # side of a film on the contact sheet, and how many films it has at most

@@ -9,7 +9,7 @@ def pooled_iou(
     predicted: Mapping[str, Mapping],
     truth: Mapping[str, Mapping],
     tasks: Sequence[str],
-    films: Sequence[str] | None = None,
+    films: film_list.FilmList | None = None,
 ) -> tuple[list[str], list[str]]:
     """Lines to print, one per task and one for their mean, and notes on what is not scored.
 

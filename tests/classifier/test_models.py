@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from chexseg.classifier import checkpoints, models
+from chexseg.classifier import models, plain_pickles, safe_loading
 from chexseg.classifier.models import Classifier, ClassifierSpec
 from chexseg.errors import DataError, UsageError
 from chexseg.segmentation import encoders
@@ -37,7 +37,7 @@ def test_a_torchscript_program_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "program.pt", "w") as archive:  # what tells it from a checkpoint
         archive.writestr("program/constants.pkl", b"")
     with pytest.raises(DataError, match="program.pt: a TorchScript program, which is not run"):
-        checkpoints.load_checkpoint(tmp_path / "program.pt")
+        safe_loading.load_checkpoint(tmp_path / "program.pt")
 
 
 @pytest.mark.parametrize("three_way", [False, True])
@@ -58,12 +58,15 @@ def test_lightning_checkpoint_with_foreign_classes(tmp_path, new_format, monkeyp
     model = Classifier(ClassifierSpec("resnet10w32", TASKS))
     content = {
         "state_dict": {f"model.model.{k}": v for k, v in model.network.state_dict().items()},
-        "hyper_parameters": AttributeDict(args=argparse.Namespace(folder=PurePosixPath("/scratch"), bomb=Bomb())),
+        "hyper_parameters": AttributeDict(args=argparse.Namespace(folder=PurePosixPath("/scratch"))),
         "optimizer_states": [{"step": np.float64(3.0)}],
     }
     torch.save(content, "model.ckpt", _use_new_zipfile_serialization=new_format)
     loaded = models.load_classifier("model.ckpt", TASKS)
     torch.testing.assert_close(outputs(loaded), outputs(model), rtol=0, atol=0)
+    torch.save(content | {"hyper_parameters": Bomb()}, "model.ckpt", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(DataError, match=r"model.ckpt: it holds posix.system, which is not loaded"):
+        models.load_classifier("model.ckpt", TASKS)
     assert os.listdir() == ["model.ckpt"]
 
 
@@ -113,9 +116,9 @@ def test_head_under_another_index(tmp_path):
 def test_files_that_are_no_checkpoints_are_named(tmp_path, content):
     (tmp_path / "bad.ckpt").write_bytes(content)
     with pytest.raises(DataError, match="bad.ckpt: "):
-        checkpoints.load_checkpoint(tmp_path / "bad.ckpt")
+        safe_loading.load_checkpoint(tmp_path / "bad.ckpt")
     with pytest.raises(DataError, match="none.ckpt: no such checkpoint"):
-        checkpoints.load_checkpoint(tmp_path / "none.ckpt")
+        safe_loading.load_checkpoint(tmp_path / "none.ckpt")
 
 
 def test_pickles_load_tensors_and_arrays_only(tmp_path, monkeypatch):
@@ -123,14 +126,14 @@ def test_pickles_load_tensors_and_arrays_only(tmp_path, monkeypatch):
     good = {"map": torch.rand(1, 1, 3, 2), "array": np.arange(3), "scalar": np.float32(2), "task": "Edema", "n": (1, 2)}
     with open("good.pkl", "wb") as file:
         pickle.dump(good, file)
-    found = checkpoints.load_pickle("good.pkl")
+    found = plain_pickles.load_pickle("good.pkl")
     torch.testing.assert_close(found["map"], good["map"])
     assert found["array"].tolist() == [0, 1, 2] and found["scalar"] == 2 and found["n"] == (1, 2)
     for bad, name in ((Bomb(), "posix.system"), (argparse.Namespace(a=1), "argparse.Namespace")):
         with open("bad.pkl", "wb") as file:
             pickle.dump({"map": torch.ones(1), "more": bad}, file)
         with pytest.raises(DataError, match=rf"bad.pkl: holds an object of class {name}"):
-            checkpoints.load_pickle("bad.pkl")
+            plain_pickles.load_pickle("bad.pkl")
     assert not os.path.exists("exploded")
 
 
@@ -145,7 +148,7 @@ def test_a_bomb_inside_a_tensor_is_refused(tmp_path, monkeypatch):
     with open("bad.pkl", "wb") as file:
         pickle.dump(Nested(), file)
     with pytest.raises(DataError, match="bad.pkl"):
-        checkpoints.load_pickle("bad.pkl")
+        plain_pickles.load_pickle("bad.pkl")
     assert not os.path.exists("exploded")
 
 
