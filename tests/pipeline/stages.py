@@ -23,7 +23,7 @@ MODULES = (
     "constants torch.distributed segmentation_models_pytorch cv2 h5py pandas tqdm PIL.Image "
     "chexseg.classifier.dataset chexseg.classifier.cam chexseg.classifier.saliency_masks chexseg.data.hdf5_files "
     "chexseg.irnet.crf chexseg.irnet.dataset chexseg.irnet.random_walk chexseg.phantom.dataset "
-    "chexseg.segmentation.evaluator chexseg.segmentation.prediction chexseg.training.loop tests.pipeline.stages"
+    "chexseg.segmentation.evaluator chexseg.segmentation.films chexseg.training.loop tests.pipeline.stages"
 )
 WALK_MODEL = "best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth"
 NETWORK = "--encoder resnet10w32 --decoder_channels 16 --image_size 64 --batch_size 8 --save_every 1e-6"
@@ -54,6 +54,8 @@ COMMANDS = {
     "segmentation_test": "segmentation_test.py --model_path {base}/trials/semi/best_model.pth "
     "--test_masks_path {labels}/test_encoded.json --output_path {base}/trials/semi/test_masks.json "
     "--batch_size 2 --shard_size 2",
+    "segmentation_predict": "segmentation_predict.py --model_path {base}/trials/semi/best_model.pth "
+    "--images {data}/CheXpert/test --output_dir {base}/films --batch_size 2 --shard_size 2",
 }
 SHARDED = tuple(name for name, command in COMMANDS.items() if "--shard_size" in command)
 TRAINERS = ("train", "train_irnet", "segmentation_train")
