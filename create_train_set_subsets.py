@@ -4,7 +4,8 @@
     python create_train_set_subsets.py --subset_len 147 --masks_path $TEST_SEG_LABELS_GT_BASE_PATH/valid_encoded.json
 
 The first writes <run>/pseudo_seg_labels_cams_100_cxrs.json. The second writes valid_encoded_147.json and, with the
-other images that show a finding, valid_encoded_40.json beside it; no patient is in both.
+other images, valid_encoded_40.json beside it; no patient is in both. The paper's 187 images all show a finding; where a
+file has images without one they are split too, since a network must learn from them where nothing is to be outlined.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         help="with --masks_path: where the rest goes [beside it, named by its number of images]",
     )
-    cli.add_boolean(parser, "--only_with_finding", default=True, help="with --masks_path: only images with a mask")
+    cli.add_boolean(parser, "--only_with_finding", default=False, help="with --masks_path: leave out empty images")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the draw")
     return parser
 

@@ -7,22 +7,26 @@
 Reads hdf5_files/train_set of the run folder and writes there pseudo_seg_labels_encoded_cams.json, which holds the masks
 of stage 2, and pseudo_seg_labels_encoded_irnet.json. With --irn_is_training False the run is of another set: images are
 read from CheXpert's folder and masks have their size. Killed and run again, it goes on where it was.
+
+    python make_pseudo_seg_labels.py --choose_by report/quality.csv --floor 0.1 --source teacher=teacher_masks.json
+
+writes pseudo_seg_labels_encoded_chosen.json instead, each task's masks from the source that pseudo_label_quality.py
+found best; a task of which none reaches the floor is unknown. The run's own files are map_otsu, walk and crf_sure.
 """
 
 import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import constants
 from chexseg.errors import UsageError
+from chexseg.evaluation.methods import named_file
 from chexseg.irnet import options
-from chexseg.runtime import cli
+from chexseg.runtime import cli, provenance
 from chexseg.training.options import PRECISIONS
 
-if TYPE_CHECKING:
-    from chexseg.irnet.gates import Gate
+NOT_OF_THE_WALK = ("batch_size", "choose_by", "floor", "irn_best_model_name", "irn_pseudo_labels_save_dir", "source")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,11 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="run folder, in one word or two (folder of runs, run) [the default run]",
     )
-    add(
-        "--irn_best_model_name",
-        default="best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth",
-        help="boundary network in $OBJ_EFFICIENCY_BASE_PATH/weakly_supervised/saved_models, or a path",
-    )
+    network = "best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth"
+    where = "boundary network in $OBJ_EFFICIENCY_BASE_PATH/weakly_supervised/saved_models, or a path"
+    add("--irn_best_model_name", default=network, help=where)
     cli.add_boolean(parser, "--irn_is_training", default=True, help="the run is of the training set")
     options.add_gate(parser)
     add(
@@ -48,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="mask of a finding that the gate calls present and of which the walk leaves nothing; unknown: none",
     )
     options.add_walk(parser)
+    add("--choose_by", type=Path, metavar="CSV", help="quality.csv: take each task's masks from its best source")
+    add("--floor", type=cli.fraction, default=0.1, help="least IoU of a source, --choose_by")
+    add("--source", type=named_file, action="append", default=[], metavar="NAME=FILE", help="a masks JSON, --choose_by")
     add("--batch_size", type=cli.positive_int, default=16, help="images a forward pass, on each rank")
     add("--image_size", type=cli.positive_int, help="side of the network's input, --irn_is_training False [the maps']")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
@@ -62,78 +67,69 @@ def run_folder(words: Sequence[str] | None) -> Path:
     return Path(*words) if words else constants.run_dir()
 
 
-def choose_gate(
-    gate: str, run: Path, *, of_training: bool, csv_path: Path | None, uncertain: str, least: float
-) -> "Gate":
-    """The gate that `--gate` means; a set without labels is gated by the classifier."""
-    from chexseg.classifier.saliency_store import open_maps
-    from chexseg.data import chexpert
-    from chexseg.irnet import gates
-
-    if gate == "none":
-        return gates.OpenGate()
-    if gate == "probability" or not (of_training or csv_path):
-        return gates.ProbabilityGate(open_maps(run), least)
-    path = csv_path or chexpert.split_csv(constants.data_dir(), "train")
-    return gates.LabelGate(path, constants.OBSERVATIONS, constants.ALIASES, uncertain)
-
-
 def main(args: argparse.Namespace) -> None:
-    from chexseg.data import mask_files
-    from chexseg.irnet import stages
+    from chexseg.data import chexpert
+    from chexseg.irnet import gates, source_choice, stages
     from chexseg.irnet.films import OtherFilms, TrainFilms
-    from chexseg.runtime import provenance, shards
 
-    run, of_training = run_folder(args.irn_pseudo_labels_save_dir), args.irn_is_training
-    if of_training:
+    run = run_folder(args.irn_pseudo_labels_save_dir)
+    if args.irn_is_training:
         films = TrainFilms(run)
     else:
         films = OtherFilms(run, constants.LOCALIZATION_TASKS, constants.data_dir(), args.image_size)
-    weights = Path(args.irn_best_model_name)
-    weights = weights if weights.is_file() else constants.irnet_dir() / weights
-    gate = choose_gate(
+    labels = args.csv_path
+    if labels is None and args.irn_is_training and args.gate == "labels":
+        labels = chexpert.split_csv(constants.data_dir(), "train")
+    gate = gates.choose_gate(
         args.gate,
         run,
-        of_training=of_training,
-        csv_path=args.csv_path,
+        labels,
+        observations=constants.OBSERVATIONS,
+        aliases=constants.ALIASES,
         uncertain=options.uncertain_means(args.uncertain, args.uncertain_is_present),
         least=args.gate_probability,
     )
-    walk = {name: getattr(args, name) for name in options.WALK}
-    decided = vars(args) | {"batch_size": None, "irn_best_model_name": None, "irn_pseudo_labels_save_dir": None}
-    size = {"image_size": films.size}
+    if args.choose_by:
+        source_choice.build_chosen(
+            run,
+            films,
+            gate,
+            table=args.choose_by,
+            files=source_choice.own_sources(run) | dict(args.source),
+            gate_options={name: getattr(args, name) for name in options.GATE_OPTIONS},
+            floor=args.floor,
+            contradiction=args.contradiction,
+            aliases=constants.ALIASES,
+            shard_size=args.shard_size,
+        )
+        return
+    weights = Path(args.irn_best_model_name)
+    weights = weights if weights.is_file() else constants.irnet_dir() / weights
+    size, left_out = {"image_size": films.size}, dict.fromkeys(NOT_OF_THE_WALK)
     inputs = [*films.inputs, weights, *gate.inputs]
-    made = {
-        "cams": (
-            partial(stages.threshold_masks, films=films, num_workers=args.num_workers),
-            provenance.describe(size, films.inputs, code=__file__),
-        ),
-        "irnet": (
-            partial(
-                stages.walk_masks,
-                films=films,
-                gate=gate,
-                weights=weights,
-                walk=walk,
-                contradiction=args.contradiction,
-                device=args.device,
-                batch_size=args.batch_size,
-                precision=args.precision,
-                num_workers=args.num_workers,
-            ),
-            provenance.describe(decided | size, inputs, code=__file__),
-        ),
-    }
-    for kind, (process, record) in made.items():
-        shards.build(
+    of_cams = provenance.describe(size, films.inputs, code=__file__)
+    of_walk = provenance.describe(vars(args) | left_out | size, inputs, code=__file__)
+    cams = partial(stages.threshold_masks, films=films, num_workers=args.num_workers)
+    walk = partial(
+        stages.walk_masks,
+        films=films,
+        gate=gate,
+        weights=weights,
+        walk={name: getattr(args, name) for name in options.WALK},
+        contradiction=args.contradiction,
+        device=args.device,
+        batch_size=args.batch_size,
+        precision=args.precision,
+        num_workers=args.num_workers,
+    )
+    for kind, process, record in (("cams", cams, of_cams), ("irnet", walk, of_walk)):
+        stages.build_masks(
             run / f"pseudo_seg_labels_encoded_{kind}.json",
-            range(len(films.ids)),
-            process=process,
-            shard_format=mask_files.MaskShards(),
+            films,
+            process,
             record=record,
             shard_size=args.shard_size,
             label=f"pseudo masks ({kind})",
-            item_fingerprint=films.fingerprint,
         )
 
 

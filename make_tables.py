@@ -8,7 +8,7 @@ Writes table.csv (long: method, protocol, task, iou, lower, upper, n_images, n_p
 recall, specificity), paired.csv (differences of every two methods, with p and Holm's correction), table.md, sheet.png
 and index.html, one file with every film, everybody's outlines, trainings and commands. With --all_images the set is
 complete: masks on films without a finding are false positives. A report that is up to date is left as it is, but for
-the times of the stages.
+the stages' times.
 """
 
 import argparse

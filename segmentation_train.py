@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_boolean(parser, "--semi_supervised", help="train on expert and pseudo masks together")
     cli.add_boolean(parser, "--weighted", help="draw experts' images with --strong_labels_weight, else all alike")
     add("--strong_labels_weight", type=cli.fraction, default=0.9, help="probability that a draw is an expert's image")
-    add("--epoch_len", type=cli.positive_int, help="draws in an epoch with --weighted; default: images in both sets")
+    add("--epoch_len", type=cli.positive_int, help="draws in an epoch; default: as many as there are images")
     add("--architecture", default="DeepLabV3Plus", help="any of segmentation_models_pytorch")
     add("--encoder", default="resnet18", help="any of its encoders")
     add("--decoder_channels", type=cli.positive_int, help="width of the decoder [the architecture's own, 256]")
@@ -128,19 +128,20 @@ def main(args: argparse.Namespace) -> None:
     loop.seed_everything(args.seed)
     model = networks.build_model(spec)
     source = networks.load_encoder(model, spec, weights, kind)
-    model.to(device)
 
     common = constants.COMMON_TASKS if args.valid_common_pathologies else ()
     evaluation = caches_of(files[2], size, workers)
     check_scorable(SegmentationSet(evaluation), ", ".join(map(str, args.eval_masks_path)), tasks, common)
     strong, weak = (caches_of(each, size, workers) for each in files[:2])
     n_strong, n_weak, weight = sum(map(len, strong)), sum(map(len, weak)), args.strong_labels_weight
-    order = draws.shuffled(n_strong + n_weak, args.seed)
+    order, epoch = draws.shuffled(n_strong + n_weak, args.seed), {"seed": args.seed, "epoch_len": args.epoch_len}
     if args.weighted:
-        order = draws.mixed(n_strong, n_weak, strong_weight=weight, seed=args.seed, epoch_len=args.epoch_len)
+        order = draws.mixed(n_strong, n_weak, strong_weight=weight, **epoch)
+    elif args.epoch_len:
+        order = draws.mixed(n_strong + n_weak, 0, strong_weight=1.0, **epoch)
     dataset = SegmentationSet([*strong, *weak], augment=args.augment)
     more = {"folder": folder, "order": order, "loss": args.loss, "common": common}
-    trainer = SegmentationTrainer(model, spec, dataset, SegmentationSet(evaluation), options=options, **more)
+    trainer = SegmentationTrainer(model.to(device), spec, dataset, SegmentationSet(evaluation), options=options, **more)
     trainer.say_counts()
     loop.fit(trainer, run.with_inputs(inputs_of(strong, weak, evaluation, source=source)), options)
 

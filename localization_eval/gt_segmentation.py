@@ -3,7 +3,9 @@
     python gt_segmentation.py --ann_path $TEST_SEG_LABELS_GT_BASE_PATH/gt_annotations_test.json \\
         --output_path $TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json
 
-Every image of the annotations gets a mask of every task at its own size; a task without a polygon gets an empty one.
+Every image of the annotations gets a mask of every task at its own size; a task without a polygon gets an empty one,
+which says that the finding is absent. Where the readers drew some findings only, name them with --annotated_tasks: the
+others are then left out, which says that nobody knows.
 """
 
 import argparse
@@ -12,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import constants
-from chexseg.errors import DataError
+from chexseg.errors import DataError, UsageError
 from chexseg.runtime import cli
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ann_path", type=Path, help="polygons JSON [$TEST_SEG_LABELS_GT_BASE_PATH/gt_annotations_test.json]")
     add("--output_path", type=Path, help="masks JSON to write [test_encoded.json for gt_annotations_test.json]")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to write")
+    add("--annotated_tasks", nargs="+", metavar="TASK", help="those of --tasks that the readers drew [all]")
     cli.add_run_options(parser)
     return parser
 
@@ -38,7 +41,12 @@ def main(args: argparse.Namespace) -> None:
     annotations = PolygonFile(path, constants.ALIASES)
     if not annotations:
         raise DataError(f"{path}: no annotated image in it")
-    masks = PolygonMasks(annotations, tuple(constants.ALIASES.get(name, name) for name in args.tasks))
+    tasks, drawn = (
+        tuple(constants.ALIASES.get(n, n) for n in names or ()) for names in (args.tasks, args.annotated_tasks)
+    )
+    if unknown := sorted(set(drawn) - set(tasks)):
+        raise UsageError(f"--annotated_tasks {unknown[0]!r}: not one of {', '.join(tasks)}")
+    masks = PolygonMasks(annotations, tuple(task for task in tasks if not drawn or task in drawn))
     images_with, blank = masks.count()
     for task in sorted(set(images_with) - set(masks.tasks)):
         log.warning(

@@ -3,7 +3,6 @@ that takes. `reproduce.sh paper` runs these; `doctor.py` shows them before.
 """
 
 import json
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,9 +275,9 @@ def _training_state(output: Path) -> str:
     if not output.is_file():
         return BEGUN if any((folder / "checkpoint.pt").is_file() for folder in folders) else TO_DO
     record = next((path for path in (*beside, of_boundaries / "args.json") if path.is_file()), None)
-    if record is None:
-        return UNRECORDED
-    return FINISHED if "finished" in _read(record) else BEGUN
+    if record and "finished" in _read(record):
+        return FINISHED
+    return BEGUN if record and any((folder / "checkpoint.pt").is_file() for folder in folders) else UNRECORDED
 
 
 def _read(path: Path) -> dict:
@@ -291,13 +290,13 @@ def _read(path: Path) -> dict:
 
 
 def blocked(stages: Sequence[Stage], stopping: Sequence[Check]) -> dict[str, str]:
-    """Why each stage cannot run: an input that a check found missing or bad, or a stage before it that is blocked. A
-    finished stage, or one whose file is there, blocks nobody."""
+    """The check that each blocked stage waits for: its own input's, or that of a stage before it. A finished stage, or
+    one whose file is there, is not blocked and blocks nobody."""
     problems: dict[str, str] = {}
     for check in reversed(stopping):
         # `train labels` and `train images` are both about `train`.
         for name in (check.what, check.what.removesuffix(" labels").removesuffix(" images")):
-            problems[name] = f"{check.what}: {check.detail}"
+            problems[name] = check.what
     reasons: dict[str, str] = {}
     for stage in stages:
         if state(stage) not in (FINISHED, UNRECORDED):
@@ -318,7 +317,7 @@ def table(stages: Sequence[Stage], reasons: Mapping[str, str]) -> str:
         left = "" if how_far == FINISHED or not stage.seconds else f"about {duration(stage.seconds)}"
         text = how_far
         if stage.name in reasons:
-            text = f"BLOCKED by {textwrap.shorten(reasons[stage.name], 70, placeholder=' ...')}"
+            text = f"BLOCKED by {reasons[stage.name]}, see above"
         images = f"{stage.images} images" if stage.images else ""
         lines.append(f"  {number:2} {stage.name:{width}}  {images:>14}  {left:>18}  {text}".rstrip())
     work = sum(stage.seconds for stage in stages if state(stage) != FINISHED and stage.name not in reasons)

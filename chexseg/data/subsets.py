@@ -27,9 +27,12 @@ def split(
     only_with_finding  leave out images whose masks are all empty
     """
     ids = sorted(source)
-    if only_with_finding:
-        ids = [image_id for image_id in ids if rle.area(list(source[image_id].values())).any()]
-        log.info("%s: %d of %d images show a finding", source.path, len(ids), len(source))
+    showing = [image_id for image_id in ids if rle.area(list(source[image_id].values())).any()]
+    what = "left out" if only_with_finding else "split like them"
+    log.info(
+        "%s: %d images show a finding; %d without one, %s", source.path, len(showing), len(ids) - len(showing), what
+    )
+    ids = showing if only_with_finding else ids
     return split_by_patient(_enough(source, ids, count), count, seed)
 
 

@@ -1,6 +1,6 @@
 """Several methods scored on the same images and the same bootstrap draws, so that their differences are paired."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -61,7 +61,7 @@ def compare(
     *,
     num_replicates: int = 1000,
     seed: int = 17,
-    films: film_list.FilmList | None = None,
+    films: Collection[str] | None = None,
 ) -> Comparison:
     """Score every method under every protocol on the images that have ground truth and a prediction of each method.
 

@@ -5,7 +5,7 @@ pooled score counts its pixels in the union, too: whoever has the list of all fi
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class FilmSet:
 def complete(
     truth: Mapping[str, Masks],
     methods: Mapping[str, Mapping[str, Masks]],
-    films: FilmList,
+    films: Collection[str],
     tasks: Sequence[str],
     *,
     may_lack: Sequence[str] = (),
@@ -96,7 +96,8 @@ def complete(
     notes = [f"{len(empty)} films without a finding are scored: masks on them are false positives"]
     if nowhere := [film for film in absent if film not in empty]:
         notes.append(f"{len(nowhere)} films without a finding have no prediction, nothing to score: {some(nowhere)}")
-    labelled = [film for film in empty if films[film] & set(tasks)]
+    labels = films if isinstance(films, FilmList) else FilmList()
+    labelled = [film for film in empty if labels.get(film, frozenset()) & set(tasks)]
     if labelled:
         notes.append(
             f"{len(labelled)} films have no ground truth although their labels have a finding; scored as without one, "

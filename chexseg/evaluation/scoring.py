@@ -1,7 +1,7 @@
 """One method against the ground truth, from masks to tables of scores; several methods are `comparison`'s."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def evaluate(
     num_replicates: int = 1000,
     seed: int = 17,
     maps: Maps | None = None,
-    films: film_list.FilmList | None = None,
+    films: Collection[str] | None = None,
     with_oracle: bool = False,
 ) -> Evaluation:
     """Score the images that both have, under every protocol; with `maps` also their hit rate, in which only images

@@ -35,6 +35,10 @@ class Films(Protocol):
 
     def __call__(self, row: int) -> Film: ...
 
+    def mask_size(self, row: int) -> tuple[int, int]:
+        """`Film.size`, without decoding anything."""
+        ...
+
     def fingerprint(self, row: int) -> str:
         """What else decides the row's film: its id, and the time of change of an image read from elsewhere."""
         ...
@@ -52,6 +56,9 @@ class TrainFilms:
 
     def __call__(self, row: int) -> Film:
         return Film(self._file["cxr_images"][row], self._file["cxr_cams"][row], (self.size, self.size))
+
+    def mask_size(self, row: int) -> tuple[int, int]:
+        return self.size, self.size
 
     def fingerprint(self, row: int) -> str:
         return self.ids[row]
@@ -72,6 +79,9 @@ class OtherFilms:
         saliency = self._maps[self.ids[row]]
         image = read_image(chexpert.find_image(self._data_dir, self.ids[row]))
         return Film(resize_square(image, self.size), saliency["maps"][self._rows], saliency["size"])
+
+    def mask_size(self, row: int) -> tuple[int, int]:
+        return self._maps[self.ids[row]]["size"]
 
     def fingerprint(self, row: int) -> str:
         return f"{self.ids[row]} {provenance.stat_fingerprint(chexpert.find_image(self._data_dir, self.ids[row]))}"

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from chexseg.classifier.saliency_maps import SaliencyMaps
+from chexseg.classifier.saliency_store import open_maps
 from chexseg.data import chexpert
 from chexseg.irnet.films import store_files
 from chexseg.irnet.options import UNCERTAIN
@@ -92,3 +93,22 @@ class ProbabilityGate(Gate):
     def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
         likely = self.maps.probabilities(ids)[:, self.maps.task_rows(tasks)] >= self.least
         return np.where(likely, PRESENT, ABSENT).astype(np.int8)
+
+
+def choose_gate(
+    kind: str,
+    run: Path,
+    labels: Path | None,
+    *,
+    observations: Sequence[str],
+    aliases: Mapping[str, str],
+    uncertain: str = "present",
+    least: float = 0.5,
+) -> Gate:
+    """The gate that `--gate` means (one of `options.GATES`): images without a label file are gated by the classifier
+    that made the maps of `run`."""
+    if kind == "none":
+        return OpenGate()
+    if kind == "probability" or labels is None:
+        return ProbabilityGate(open_maps(run), least)
+    return LabelGate(labels, observations, aliases, uncertain)

@@ -8,11 +8,15 @@ from chexseg.runtime import cli
 GATES = ("labels", "probability", "none")
 UNCERTAIN = ("present", "absent", "unknown")
 CONTRADICTIONS = ("empty", "unknown")
+GATE_OPTIONS = ("gate", "uncertain", "uncertain_is_present", "gate_probability")
 WALK = ("beta", "exp_times", "radius", "threshold")
 
 
-def add_gate(parser: argparse.ArgumentParser) -> None:
-    """What `gates.choose_gate` wants to know."""
+def add_gate(
+    parser: argparse.ArgumentParser,
+    labels: str = "labels for the gate [the training set's in CheXpert's folder]",
+) -> None:
+    """What `gates.choose_gate` wants to know; `labels` is the help of `--csv_path`."""
     add = parser.add_argument
     add(
         "--gate",
@@ -24,7 +28,7 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
     cli.add_boolean(parser, "--uncertain_is_present", default=True, help="count labels of -1 as present, else absent")
     add("--uncertain", choices=UNCERTAIN, help="what a label of -1 means; unknown: no mask [--uncertain_is_present]")
     add("--gate_probability", type=cli.fraction, default=0.5, help="least probability of a mask, --gate probability")
-    add("--csv_path", type=Path, help="labels for the gate [the training set's in CheXpert's folder]")
+    add("--csv_path", type=Path, help=labels)
 
 
 def add_walk(parser: argparse.ArgumentParser) -> None:

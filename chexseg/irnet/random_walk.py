@@ -4,7 +4,7 @@ The transition matrix has a few non-zeros a row and is the same for all classes:
 walking 2^n sparse steps costs a thousandth of squaring the dense matrix n times.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,27 +35,50 @@ def propagate(
     """
     if cam.shape[:1] + cam.shape[2:] != boundary.shape[:1] + boundary.shape[2:] or boundary.shape[1] != 1:
         raise ValueError(f"maps {tuple(cam.shape)} and boundaries {tuple(boundary.shape)} do not fit")
-    if radius < 1 or exp_times < 0 or beta <= 0:
-        raise ValueError(f"radius {radius} must be at least 1, exp_times {exp_times} at least 0, beta {beta} above 0")
-    numba = uses_numba(engine, cam.device)
-    if numba and len(cam) > 1:
+    if uses_numba(engine, cam.device) and len(cam) > 1:
         # One by one, so that no bit of a result depends on the batch it was in.
         walk = partial(propagate, beta=beta, exp_times=exp_times, radius=radius, engine=engine)
         return torch.cat([walk(*pair) for pair in zip(cam.split(1), boundary.split(1), strict=True)])
+    ((_, _, spread),) = walk_states(cam, boundary, betas=[beta], exp_times=[exp_times], radius=radius, engine=engine)
+    return spread
+
+
+def walk_states(
+    cam: Tensor,
+    boundary: Tensor,
+    *,
+    betas: Sequence[float],
+    exp_times: Sequence[int],
+    radius: int,
+    engine: str = "auto",
+) -> Iterator[tuple[float, int, Tensor]]:
+    """beta, exp_times and `propagate` with them, for each beta and each of the ascending `exp_times`.
+
+    Paths are looked along once, and each walk goes on from the one before: all of it costs what the longest walks do.
+    With Numba, of a single image (B = 1).
+    """
+    if radius < 1 or min(exp_times) < 0 or min(betas) <= 0:
+        raise ValueError(f"radius {radius} must be at least 1, exp_times {exp_times} at least 0, beta {betas} above 0")
+    if list(exp_times) != sorted(exp_times):
+        raise ValueError(f"exp_times {exp_times} must ascend")
     boundary = boundary.float().nan_to_num(1, 1, 1).clamp(0, 1)
-    cam = cam.float().nan_to_num(0, 0, 0) * (1 - boundary)
-    directions, weights = _transitions(boundary, beta, radius)
+    affinities = list(path_affinity(boundary, radius))
     # Padded rows end to end: a shift is an offset, and the padding, where all weights are 0, stays 0.
     height, width = cam.shape[-2:]
-    maps = F.pad(cam, (radius,) * 4).flatten(2)
-    weights = F.pad(weights, (radius, radius)).flatten(2)
+    start = F.pad(cam.float().nan_to_num(0, 0, 0) * (1 - boundary), (radius,) * 4).flatten(2)
     row = width + 2 * radius
-    starts, steps = [(radius + dy) * row + dx for dy, dx in directions], 2**exp_times
-    if numba:
-        _walk(maps[0].numpy(), weights[0].numpy(), np.array(starts), steps)
-    else:
-        _walk_in_torch(maps, weights, starts, steps)
-    return maps.unflatten(2, (-1, row))[..., radius : radius + height, radius : radius + width].contiguous()
+    for beta in betas:
+        directions, weights = _transitions(boundary, affinities, beta)
+        weights = F.pad(weights, (radius, radius)).flatten(2)
+        starts, maps, done = [(radius + dy) * row + dx for dy, dx in directions], start.clone(), 0
+        for exponent in exp_times:
+            steps, done = 2**exponent - done, 2**exponent
+            if uses_numba(engine, cam.device):
+                _walk(maps[0].numpy(), weights[0].numpy(), np.array(starts), steps)
+            else:
+                _walk_in_torch(maps, weights, starts, steps)
+            square = maps.unflatten(2, (-1, row))
+            yield beta, exponent, square[..., radius : radius + height, radius : radius + width].contiguous()
 
 
 @jit(fastmath=("contract",))
@@ -86,10 +109,12 @@ def _walk_in_torch(maps: Tensor, weights: Tensor, starts: list[int], steps: int)
         views[0].copy_(total)
 
 
-def _transitions(boundary: Tensor, beta: float, radius: int) -> tuple[list[Direction], Tensor]:
+def _transitions(
+    boundary: Tensor, affinities: Sequence[tuple[Direction, Tensor]], beta: float
+) -> tuple[list[Direction], Tensor]:
     """Directions, (0, 0) first, and the weights (B, D, h, w), of sum 1, with which a pixel takes the value there."""
     directions, weights = [(0, 0)], [torch.ones_like(boundary)]
-    for (dy, dx), affinity in path_affinity(boundary, radius):
+    for (dy, dx), affinity in affinities:
         strength = affinity**beta
         right, left = max(0, dx), max(0, -dx)
         directions += [(dy, dx), (-dy, -dx)]

@@ -124,11 +124,16 @@ class SegmentationSet:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def _place(self, index: int) -> tuple[int, int]:
+        """Which cache a sample is in, and its place there."""
+        which = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return which, index - int(self._starts[which])
+
     def __getitem__(self, draw: Draw) -> dict[str, Tensor | str]:
         import torch
 
-        which = int(np.searchsorted(self._starts, draw.index, side="right")) - 1
-        source, index = self.caches[which], draw.index - int(self._starts[which])
+        which, index = self._place(draw.index)
+        source = self.caches[which]
         image, inside, _, known = source[index]
         if self.augment and draw.key:
             image, inside = augment(image, inside, np.random.default_rng(draw.key), PADDED)

@@ -3,7 +3,7 @@
 How they are read is in `loader`. Imports no torch.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from chexseg.errors import DataError, UsageError
 
 Order = Callable[[int], np.ndarray]
 # One stream of random numbers per purpose.
-_KIND, _FIRST, _SECOND = 1, 2, 3
+_KIND, _FIRST, _SECOND, _BALANCED = 1, 2, 3, 4
 
 
 class Draw(NamedTuple):
@@ -30,13 +30,29 @@ def shuffled(length: int, seed: int) -> Order:
     return lambda epoch: np.random.default_rng((seed, epoch)).permutation(length)
 
 
-def mixed(n_strong: int, n_weak: int, *, strong_weight: float, seed: int, epoch_len: int | None = None) -> Order:
+def mixed(
+    n_strong: int,
+    n_weak: int,
+    *,
+    strong_weight: float,
+    seed: int,
+    epoch_len: int | None = None,
+    balance: float = 0.0,
+    positives: Sequence[np.ndarray] = (),
+) -> Order:
     """Order of an epoch over the samples 0 .. n_strong-1 (expert masks), n_strong .. n_strong+n_weak-1 (pseudo masks).
 
     Each of the `epoch_len` draws (default: as many as there are samples) is an expert's with probability
     `strong_weight`, independently. Within each set samples come in a random order without replacement, reshuffled when
     all have been drawn, across epochs too.
+
+    balance: the share of the pseudo-labelled draws that are made by class instead (class-aware sampling, Shen et al.
+    2016): first one of `positives`, all equally likely, then one of its samples; each holds the pseudo-labelled samples
+    (from 0) that show a class, and an empty one takes no part. A rare finding is then drawn as often as a common one.
     """
+    classes = [np.asarray(rows) for rows in positives if len(rows)]
+    if balance > 0 and not classes:
+        raise DataError("no pseudo mask has a pixel: there is no class to balance the draws by")
     if strong_weight > 0:
         _check_length(n_strong, "with expert masks")
     if strong_weight < 1:
@@ -53,7 +69,12 @@ def mixed(n_strong: int, n_weak: int, *, strong_weight: float, seed: int, epoch_
         indices = np.empty(length, np.int64)
         indices[strong] = _stream(n_strong, (seed, _FIRST), before, int(strong.sum()))
         start = epoch * length - before
-        indices[~strong] = n_strong + _stream(n_weak, (seed, _SECOND), start, int((~strong).sum()))
+        weak = _stream(n_weak, (seed, _SECOND), start, int((~strong).sum()))
+        if balance > 0:
+            rng = np.random.default_rng((seed, _BALANCED, epoch))
+            for place in np.flatnonzero(rng.random(len(weak)) < balance):
+                weak[place] = rng.choice(classes[rng.integers(len(classes))])
+        indices[~strong] = n_strong + weak
         return indices
 
     return order

@@ -254,3 +254,16 @@ def test_logits_are_averaged_not_probabilities():
         return torch.tensor([4.0, 0.0])[:, None, None, None]
 
     assert_close(random_walk.mirrored_boundary(network, torch.zeros(1, 3, 4, 4)), torch.tensor([[[[0.880797]]]]))
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_states_on_the_way_are_those_of_shorter_walks(engine):
+    cam, boundary = random_maps((9, 7), classes=3)
+    given = {"betas": (2.0, 5.0), "exp_times": (0, 1, 4), "radius": 4}
+    found = list(random_walk.walk_states(cam, boundary, **given, engine=engine))
+    assert [(beta, exponent) for beta, exponent, _ in found] == [(b, e) for b in (2.0, 5.0) for e in (0, 1, 4)]
+    for beta, exponent, spread in found:
+        expected = random_walk.propagate(cam, boundary, beta=beta, exp_times=exponent, radius=4, engine=engine)
+        assert torch.equal(spread, expected)
+    with pytest.raises(ValueError, match="must ascend"):
+        next(random_walk.walk_states(cam, boundary, betas=[5.0], exp_times=[2, 1], radius=3))

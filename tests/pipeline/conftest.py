@@ -4,6 +4,7 @@ import pytest
 
 from tests.irnet.six_films import labelled_run, relation_run, six_films, six_films_environment  # noqa: F401
 from tests.pipeline import stages
+from tests.pipeline.segmentation_world import trained, world  # noqa: F401
 
 
 @pytest.fixture(scope="session")

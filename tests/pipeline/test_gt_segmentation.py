@@ -10,7 +10,7 @@ import pytest
 
 from chexseg.data import json_lines, rle
 from chexseg.data.mask_files import MaskFile
-from chexseg.errors import DataError
+from chexseg.errors import DataError, UsageError
 from tests.pipeline.scripts import ROOT, name, run
 
 
@@ -51,6 +51,18 @@ def test_gt_segmentation_leaves_nothing_of_bad_annotations(tmp_path, content):
     ):
         run("localization_eval/gt_segmentation.py", "--ann_path", path)
     assert not (tmp_path / "valid_encoded.json").exists()
+
+
+def test_what_the_readers_did_not_draw_is_left_out(tmp_path):
+    path = tmp_path / "gt_annotations_valid.json"
+    path.write_text(json.dumps({name(1): {"img_size": [4, 4], "Edema": [[[0, 0]]]}, name(2): {"img_size": [4, 4]}}))
+    given = ("--ann_path", path, "--annotated_tasks", "Edema", "Lung Opacity")
+    run("localization_eval/gt_segmentation.py", *given)
+    found = MaskFile(tmp_path / "valid_encoded.json")
+    assert [list(entry) for entry in found.values()] == [["Airspace Opacity", "Edema"]] * 2
+    assert [rle.area(list(entry.values())).tolist() for entry in found.values()] == [[0, 1], [0, 0]]
+    with pytest.raises(UsageError, match="--annotated_tasks 'Heart': not one of"):
+        run("localization_eval/gt_segmentation.py", *given, "Heart")
 
 
 def test_gt_segmentation_of_any_layout_gives_the_same_bytes(tmp_path):

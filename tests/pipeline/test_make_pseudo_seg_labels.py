@@ -189,3 +189,29 @@ def test_an_opened_gate_lets_findings_through_that_no_label_has(relation_run, si
     assert list(found) == [IDS[0], IDS[5]]
     assert all(found[name] == everything[name] for name in found)  # to the last bit, whatever the batch holds
     assert_nearly_equal(found[IDS[5]], naive_masks(relation_run, 5, np.ones(10, bool), radius=2))
+
+
+def test_each_task_from_its_best_source(relation_run, tmp_path):
+    """Atelectasis from the walk, Edema from the maps, all others unknown; gated by labels; no torch is needed."""
+    assert pseudo() == 0
+    walked, plain = (entries(relation_run / f"pseudo_seg_labels_encoded_{kind}.json") for kind in ("irnet", "cams"))
+    rows = ["walk,label,Atelectasis,0.3", "map_otsu,label,Atelectasis,0.2", "map_otsu,label,Edema,0.4"]
+    (tmp_path / "quality.csv").write_text("\n".join(["source,gate,task,iou", *rows]) + "\n")
+    assert_light("make_pseudo_seg_labels.py", "--choose_by", tmp_path / "quality.csv")
+    found, here = entries(relation_run / "pseudo_seg_labels_encoded_chosen.json"), present()
+    for i, name in enumerate(IDS):
+        assert list(found[name]) == ["Edema", "Atelectasis"]
+        for task, source in (("Edema", plain), ("Atelectasis", walked)):
+            expected = source[name][task] if here[i, TASKS.index(task)] else rle.empty((SIZE, SIZE))
+            assert found[name][task] == expected
+    (relation_run / "pseudo_seg_labels_encoded_chosen.json").unlink()
+
+
+def test_counts_are_told(relation_run, caplog):
+    (relation_run / "pseudo_seg_labels_encoded_irnet.json").unlink(missing_ok=True)
+    with caplog.at_level("INFO"):
+        assert pseudo() == 0
+    masks = present().sum(0)
+    masks[TASKS.index("Atelectasis")] -= 1  # one has a map without anything in it
+    for task, count in zip(TASKS, masks, strict=True):
+        assert f"{task:26s}  {count} with, {6 - count} without" in caplog.text

@@ -36,17 +36,20 @@ def test_expert_split_keeps_patients_together(tmp_path, caplog):
     entries = [(name(p, s), entry(1 if s < 3 else 0, 0)) for p in range(12) for s in (1, 2, 3)]
     path = tmp_path / "valid_encoded.json"
     mask_files.write(path, entries)
-    run("create_train_set_subsets.py", "--masks_path", path, "--subset_len", 18)
+    showing = ("--only_with_finding", "True")
+    run("create_train_set_subsets.py", "--masks_path", path, "--subset_len", 18, *showing)
     first, rest = (MaskFile(tmp_path / f"valid_encoded_{n}.json") for n in (18, 6))
     assert len(first) == 18 and len(rest) == 6 and not caplog.records
     assert {chexpert.patient_of(i) for i in first}.isdisjoint({chexpert.patient_of(i) for i in rest})
     assert {*first, *rest} == {i for i, e in entries if rle.area(list(e.values())).any()}
     assert dict(first) == {i: e for i, e in entries if i in first}
-    run("create_train_set_subsets.py", "--masks_path", path, "--subset_len", 18, "--only_with_finding", "False")
+    with caplog.at_level("INFO"):
+        run("create_train_set_subsets.py", "--masks_path", path, "--subset_len", 18)
+    assert "valid_encoded.json: 24 images show a finding; 12 without one, split like them" in caplog.text
     assert len(MaskFile(tmp_path / "valid_encoded_18.json")) == 18
     assert len(MaskFile(tmp_path / "valid_encoded_18_rest.json")) == 18  # the two halves need two names
     with caplog.at_level("WARNING"):
-        run("create_train_set_subsets.py", "--masks_path", path, "--subset_len", 17)
+        run("create_train_set_subsets.py", "--masks_path", path, "--subset_len", 17, *showing)
     first, rest = (MaskFile(tmp_path / f"valid_encoded_{n}.json") for n in (17, 7))
     shared = {chexpert.patient_of(i) for i in first} & {chexpert.patient_of(i) for i in rest}
     assert len(shared) == 1 and shared.pop() in caplog.text

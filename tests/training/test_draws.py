@@ -131,3 +131,31 @@ def test_loader_reads_any_number_of_plans_and_leaves_random_numbers_alone(num_wo
         found = [(batch["x"].tolist(), batch["id"]) for batch in loader(plan)]
         assert found == [([d.index for d in b], [f"image{d.index}" for d in b]) for b in plan]
     assert torch.rand(1).item() == expected
+
+
+def test_balanced_draws_are_made_by_class():
+    """Of 100 pseudo-labelled samples one shows a rare class, half show a common one; a third is never shown."""
+    classes = [np.array([7]), np.arange(50, 100), np.array([], int)]
+    options = {"strong_weight": 0.5, "seed": 3, "epoch_len": 8000}
+    weak = draws.mixed(10, 100, balance=0.6, positives=classes, **options)(2)
+    weak = weak[weak >= 10] - 10
+    # 0.6 / 2 of the draws, and 1 in 100 of the others.
+    assert (weak == 7).mean() == pytest.approx(0.304, abs=0.02)
+    assert (weak >= 50).mean() == pytest.approx(0.3 + 0.4 * 0.5, abs=0.02)
+    assert set(weak) == set(range(100))
+
+
+def test_balance_changes_no_draw_of_experts():
+    options = {"strong_weight": 0.5, "seed": 3, "epoch_len": 50}
+    plain = draws.mixed(10, 100, **options)
+    balanced = draws.mixed(10, 100, balance=1.0, positives=[np.array([7])], **options)
+    for epoch in (0, 3):
+        experts = plain(epoch) < 10
+        np.testing.assert_array_equal(balanced(epoch)[experts], plain(epoch)[experts])
+        assert set(balanced(epoch)[~experts]) == {17}
+        np.testing.assert_array_equal(balanced(epoch), balanced(epoch))
+
+
+def test_nothing_to_balance_by_is_an_error():
+    with pytest.raises(DataError, match="no pseudo mask"):
+        draws.mixed(10, 100, strong_weight=0.5, seed=3, balance=0.5, positives=[np.array([], int)])

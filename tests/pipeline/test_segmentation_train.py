@@ -1,117 +1,35 @@
-"""segmentation_train.py and segmentation_test.py: the README's three ways, kills, ranks, and errors in one line."""
+"""segmentation_train.py: the README's three ways, kills, ranks, unknown masks, and errors in one line."""
 
 import json
-import multiprocessing
 import os
-import random
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import constants
-from chexseg.classifier import models
-from chexseg.data import mask_files, rle
+from chexseg.data import mask_files
 from chexseg.data.mask_files import MaskFile
-from tests.irnet.six_films import assert_light
-
-ROOT = Path(__file__).resolve().parents[2]
-TASKS = constants.LOCALIZATION_TASKS
-SIZE = 32
-
-
-def write_set(root, split, count, masks_path, first):
-    """Images with bright rectangles and their masks; three tasks occur, one record lacks tasks."""
-    rng, entries = np.random.default_rng(first), []
-    for i in range(first, first + count):
-        height, width = rng.integers(30, 44, 2)
-        image, name = rng.integers(20, 60, (height, width), dtype=np.uint8), f"patient{i:05d}_study1_view1_frontal"
-        record = {}
-        for level, task in enumerate(TASKS):
-            mask = np.zeros((height, width), np.uint8)
-            if task in ("Cardiomegaly", "Atelectasis", "Support Devices"):
-                top, left = rng.integers(0, 15, 2)
-                mask[top : top + 12, left : left + 9] = 1
-                image[mask > 0] = 90 + 16 * level
-            if i != first + 1 or task != "Edema":
-                record[task] = rle.encode(mask[None])[0]
-        path = root / "CheXpert" / "CheXpert-v1.0" / split / f"patient{i:05d}" / "study1" / "view1_frontal.jpg"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(image).save(path)
-        entries.append((name, record))
-    mask_files.write(masks_path, entries)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Data, masks files and a classifier; nothing writes to it but the cache."""
-    root = tmp_path_factory.mktemp("world")
-    (root / "base").mkdir()
-    (root / "labels").mkdir()
-    write_set(root, "train", 9, root / "pseudo.json", 100)
-    write_set(root, "valid", 8, root / "expert.json", 200)
-    write_set(root, "valid", 4, root / "eval.json", 300)
-    write_set(root, "test", 5, root / "labels" / "test_encoded.json", 400)
-    torch.manual_seed(0)
-    spec = models.ClassifierSpec("resnet10w32", constants.OBSERVATIONS)
-    models.save_classifier(root / "classifier.ckpt", models.Classifier(spec))
-    return root
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch, world, tmp_path):
-    monkeypatch.setenv("CHEXPERT_DATA_DIR", str(world))
-    monkeypatch.setenv("OBJ_EFFICIENCY_BASE_PATH", str(world / "base"))
-    monkeypatch.setenv("TEST_SEG_LABELS_GT_BASE_PATH", str(world / "labels"))
-    monkeypatch.chdir(tmp_path)
-
-
-SMALL = f"--image_size {SIZE} --batch_size 4 --num_epochs 2 --architecture DeepLabV3Plus --encoder resnet10w32"
-SMALL += " --decoder_channels 16 --lr 0.003 --encoder_weights_type CheXpert --encoder_weights {world}/classifier.ckpt"
-WEAK = "--train_masks_path {world}/pseudo.json --eval_masks_path {world}/eval.json"
-FULL = "--train_set valid --train_masks_path {world}/expert.json --eval_masks_path {world}/eval.json"
-SEMI = (
-    "--ss_expert_annotations_masks_path {world}/expert.json --ss_dnn_generated_masks_path {world}/pseudo.json "
-    "--eval_masks_path {world}/eval.json --semi_supervised True"
+from tests.pipeline.segmentation_world import (
+    COMMON,
+    FULL,
+    ROOT,
+    SEMI,
+    SMALL,
+    TASKS,
+    TEST,
+    WEAK,
+    arguments,
+    environment,  # noqa: F401
+    history,
+    killed_at_random,
+    run_script,
+    train,
+    weights_of,
 )
-COMMON = " --valid_common_pathologies True"
-
-
-def arguments(world, *parts):
-    return " ".join(parts).format(world=world).split()
-
-
-def run_script(script, given, capsys=None):
-    """Run a script in this process, where torch is loaded already. Returns status and what it said on stderr."""
-    former, sys.argv = sys.argv, [str(ROOT / script), *given]
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    except SystemExit as stop:
-        return stop.code, capsys.readouterr().err if capsys else ""
-    finally:
-        sys.argv = former
-        signal.signal(signal.SIGTERM, handler)
-
-
-def train(world, *parts, capsys=None):
-    return run_script("segmentation_train.py", arguments(world, SMALL, *parts), capsys)
-
-
-def weights_of(folder):
-    return torch.load(folder / "best_model.pth", weights_only=True)["state_dict"]
-
-
-def history(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +48,8 @@ def test_the_readmes_ways_of_training(world, tmp_path, capsys, name, parts, draw
     assert status == 0, err
     folder = tmp_path / "seg_trials" / name
     assert {p.name for p in folder.iterdir()} == {
-        ".training.lock", "args.json", "best_model.pth", "checkpoint.pt", "log.jsonl", "thresholds.txt",
+        ".training.lock", "args.json", "best_model.pth", "best_model.pth.chosen_on.json", "checkpoint.pt", "log.jsonl",
+        "thresholds.txt", "thresholds.txt.chosen_on.json",
     }  # fmt: skip
     lines = history(folder)
     assert [line["epoch"] for line in lines] == [1, 2]
@@ -146,78 +65,6 @@ def test_the_readmes_ways_of_training(world, tmp_path, capsys, name, parts, draw
     assert steps == 2 * -(-draws_an_epoch // 4)
     spec = torch.load(folder / "best_model.pth", weights_only=True)["spec"]
     assert spec["normalisation"] == "imagenet" and tuple(spec["tasks"]) == TASKS
-
-
-@pytest.fixture(scope="module")
-def trained(world, tmp_path_factory):
-    """One finished run and its predictions, to compare others with."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CHEXPERT_DATA_DIR", str(world))
-        patch.setenv("OBJ_EFFICIENCY_BASE_PATH", str(world / "base"))
-        patch.setenv("TEST_SEG_LABELS_GT_BASE_PATH", str(world / "labels"))
-        parts = [SEMI, "--weighted True", COMMON, f"--save_dir {folder} --experiment_name run --num_epochs 3 --augment"]
-        assert train(world, *parts)[0] == 0
-        assert run_script("segmentation_test.py", arguments(world, TEST.format(run=folder / "run", out=folder)))[0] == 0
-    return folder
-
-
-TEST = "--model_path {run}/best_model.pth --output_path {out}/predicted.json --batch_size 2 --shard_size 2"
-
-
-def test_predictions_are_of_the_original_size_and_complete(world, trained):
-    predicted, truth = MaskFile(trained / "predicted.json"), MaskFile(world / "labels" / "test_encoded.json")
-    assert list(predicted) == sorted(truth)
-    for name, record in predicted.items():
-        assert list(record) == list(TASKS)
-        assert {tuple(m["size"]) for m in record.values()} == {tuple(truth[name]["Cardiomegaly"]["size"])}
-    assert any(rle.area(record.values()).any() for record in predicted.values())
-
-
-def test_the_printed_iou_is_pooled(world, trained, tmp_path, capsys):
-    (trained / "predicted.json").rename(tmp_path / "predicted.json")
-    try:
-        mask_files.write(trained / "predicted.json", MaskFile(world / "labels" / "test_encoded.json").items())
-        module = runpy.run_path(str(ROOT / "segmentation_test.py"), run_name="imported")
-        truth = MaskFile(world / "labels" / "test_encoded.json")
-        module["report"](MaskFile(tmp_path / "predicted.json"), truth)
-    finally:
-        (tmp_path / "predicted.json").rename(trained / "predicted.json")
-    shown = capsys.readouterr().out
-    intersection = union = 0
-    predicted = MaskFile(trained / "predicted.json")
-    for name in truth:
-        ours, true = (rle.decode([found[name]["Atelectasis"]])[0] for found in (predicted, truth))
-        intersection, union = intersection + (ours & true).sum(), union + (ours | true).sum()
-    line = next(line for line in shown.splitlines() if line.startswith("Atelectasis"))
-    assert line.split()[1:] == [f"{intersection / union:.4f}", "5", "images"]
-    assert "does not occur" in next(line for line in shown.splitlines() if line.startswith("Edema"))
-
-
-def test_up_to_date_predictions_need_no_torch(world, trained):
-    assert_light("segmentation_test.py", *arguments(world, TEST.format(run=trained / "run", out=trained)))
-
-
-def killed_at_random(script, given, seed, longest):
-    """Start the script in forked processes, kill each after a while, until one ends by itself. Returns the kills."""
-
-    def body():
-        torch.set_num_threads(1)
-        os._exit(run_script(script, given)[0])
-
-    rng, kills = random.Random(seed), 0
-    while True:
-        child = multiprocessing.get_context("fork").Process(target=body)
-        child.start()
-        child.join(rng.uniform(0.1, longest))
-        if child.exitcode is not None:
-            assert child.exitcode == 0
-            return kills
-        os.kill(child.pid, signal.SIGKILL if kills % 2 else signal.SIGTERM)
-        child.join()
-        assert child.exitcode in (-signal.SIGKILL, 143, 0)
-        kills += 1
-        longest *= 1.2
 
 
 def test_killed_training_and_test_end_as_if_undisturbed(world, trained, tmp_path):
@@ -250,8 +97,8 @@ def test_two_ranks_by_torchrun(world, trained, tmp_path):
         "        assert stop.code == 0, stop.code\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(both)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    started = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    started = subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         _, err = started.communicate(timeout=100)
     finally:
@@ -342,20 +189,51 @@ def test_masks_that_no_epoch_can_be_chosen_by_are_named_before_training(world, t
     assert train(world, *parts)[0] == 0  # all tasks: this one is among them
 
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        ("[0.5]", "a list of 10"),
-        ("[2, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "from 0 to 1"),
-        ("{", "not JSON"),
-        (None, "no such"),
-    ],
-)
-def test_wrong_thresholds_are_named(world, trained, tmp_path, capsys, content, named):
-    path = tmp_path / "thresholds.txt"
-    if content is not None:
-        path.write_text(content)
-    given = arguments(world, TEST.format(run=trained / "run", out=tmp_path), f"--thresholds_path {path}")
-    status, err = run_script("segmentation_test.py", given, capsys)
-    assert status == 1 and "thresholds.txt" in err and named in err
-    assert not (tmp_path / "predicted.json").exists()
+def split_tasks(world, folder):
+    """The expert masks in two files: Cardiomegaly alone on every second image, on the others all tasks but it."""
+    masks = MaskFile(world / "expert.json")
+    alone = [(name, {"Cardiomegaly": masks[name]["Cardiomegaly"]}) for name in sorted(masks)[::2]]
+    others = [
+        (name, {task: coded for task, coded in masks[name].items() if task != "Cardiomegaly"})
+        for name in sorted(masks)[1::2]
+    ]
+    mask_files.write(folder / "alone.json", alone)
+    mask_files.write(folder / "others.json", others)
+
+
+@pytest.mark.parametrize("loss", ["dice", "bce_dice"])
+def test_sets_with_different_annotations_train_one_network(world, tmp_path, caplog, loss):
+    caplog.set_level("INFO")
+    split_tasks(world, tmp_path)
+    both = f"--train_set valid --train_masks_path {tmp_path}/alone.json {tmp_path}/others.json --loss {loss} --ema 0.9"
+    assert train(world, both, "--eval_masks_path {world}/eval.json {world}/eval.json")[0] == 0
+    folder = tmp_path / "seg_trials" / "segmentation"
+    thresholds = dict(zip(TASKS, json.loads((folder / "thresholds.txt").read_text()), strict=True))
+    assert thresholds["Edema"] == 1.0 and thresholds["Cardiomegaly"] < 1  # nobody drew Edema: it is never predicted
+    sources = history(folder)[0]["threshold_sources"]
+    assert sources["Edema"] == "none" and sources["Cardiomegaly"] == "validation"  # 2 x 4 positive images
+    said = "Cardiomegaly: training 4 with, 0 without, 4 unknown; validation 8 with, 0 without, 0 unknown; "
+    assert f"{said}threshold from validation" in caplog.messages
+    assert "Edema: training 0 with, 3 without, 5 unknown" in caplog.text  # one entry of the world lacks it anyway
+    assert "Edema: no training image shows it, so that it is not learnt and never predicted" in caplog.messages
+    trained = json.loads((folder / "best_model.pth.chosen_on.json").read_text())["best_model.pth"]
+    assert len(trained["trained"]) == 8 and len(trained["epoch and thresholds"]) == 4
+
+
+def test_what_is_unknown_does_not_change_the_network(world, tmp_path):
+    """Masks that a file leaves out train as little as none at all; as empty masks they train another network."""
+    masks = MaskFile(world / "expert.json")
+    for name, change in (
+        ("unknown", lambda entry: {task: entry[task] for task in entry if task != "Support Devices"}),
+        ("absent", lambda entry: entry | {"Support Devices": entry["Edema" if "Edema" in entry else "Pneumothorax"]}),
+    ):
+        mask_files.write(tmp_path / f"{name}.json", ((image, change(masks[image])) for image in masks))
+        given = f"--train_set valid --train_masks_path {tmp_path}/{name}.json --experiment_name {name}"
+        assert train(world, given, "--eval_masks_path {world}/eval.json --num_epochs 1")[0] == 0
+    head = "segmentation_head.0.weight"
+    weights = {name: weights_of(tmp_path / "seg_trials" / name)[head] for name in ("unknown", "absent")}
+    start = train(world, WEAK, "--num_epochs 1 --lr 1e-30 --experiment_name start")
+    initial = weights_of(tmp_path / "seg_trials" / "start")[head]
+    row = TASKS.index("Support Devices")
+    assert start[0] == 0 and torch.allclose(weights["unknown"][row], initial[row], atol=1e-6)
+    assert not torch.allclose(weights["absent"][row], initial[row], atol=1e-4)
