@@ -6,7 +6,7 @@
     our recipe: add --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 --paste 0.5
                 --loss bce_dice --from_teacher True --augment True --one_cycle True
     tiny:       add --batch_size 4 --num_epochs 1 --epoch_len 16
-    GPUs:       torchrun --nproc_per_node 8 segmentation_distillation.py ...
+    GPUs:       torchrun --nproc_per_node 4 segmentation_distillation.py ...
 
 As it stands it is the paper's knowledge distillation: the teacher's logits at temperature 6 are the targets. The
 student has the teacher's architecture. Writes <save_dir>/<experiment_name>/: pool_masks.json (the teacher's masks; a
