@@ -65,6 +65,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--expert_sizes and --floor are about findings that a label states: they need --gate labels")
     if args.expert_sizes and not 0 <= args.expert_sizes[0] <= args.expert_sizes[1] <= 100:
         raise UsageError(f"--expert_sizes {args.expert_sizes}: expected two percentiles, the lower one first")
+    if args.targets == "logits" and args.gate == "labels" and args.paste:
+        raise UsageError("--paste with --gate labels needs --targets masks: a label does not know of what was pasted")
     if args.from_teacher and args.encoder_weights:
         raise UsageError("--from_teacher True starts from the whole teacher: leave --encoder_weights out")
 
