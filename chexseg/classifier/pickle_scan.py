@@ -10,12 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from chexseg.errors import DataError
 
+T = TypeVar("T")
 STORAGES = {
     f"{name}Storage": dtype
     for name, dtype in {
@@ -104,6 +105,20 @@ def names_in(file: Any, size: int) -> dict[str, str]:
     return found
 
 
+class Budget:
+    """How much may be made of a pickle: one text in it can be asked for again and again, each time as new bytes."""
+
+    def __init__(self, size: int):
+        self._left = 4 * size + (1 << 20)
+
+    def spend(self, made: T) -> T:
+        """What was made, if there is room for it."""
+        self._left -= len(made) if isinstance(made, bytes) else getattr(made, "nbytes", 0)
+        if self._left < 0:
+            raise DataError("it makes more data than it has bytes")
+        return made
+
+
 class _Data(Inert):
     """What a tensor's data becomes."""
 
@@ -181,13 +196,15 @@ class Rehearsal(pickle.Unpickler):
 
     def __init__(self, data: bytes):
         super().__init__(io.BytesIO(data))
+        self._budget = Budget(len(data))
         self.wanted: dict[str, tuple[torch.dtype, int]] = {}
         self._classes: dict[str, type[Inert]] = {}
         self.load()
 
     def find_class(self, module: str, name: str) -> Any:
         if function := _LOOKED_AT.get(f"{module}.{name}"):
-            return lambda *args: function(*args)  # another each time: a pickle can set attributes of what it is given
+            # Another each time: a pickle can set attributes of what it is given.
+            return lambda *args: self._budget.spend(function(*args))
         return self._classes.setdefault(f"{module}.{name}", type(name, (Inert,), {"used_as": None, "odd_state": False}))
 
     def persistent_load(self, saved: Any) -> Inert:

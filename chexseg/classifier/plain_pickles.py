@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chexseg.classifier.pickle_scan import MAX_DEPTH, Rehearsal, named, names_in
+from chexseg.classifier.pickle_scan import MAX_DEPTH, Budget, Rehearsal, named, names_in
 from chexseg.errors import DataError
 
 
@@ -27,7 +27,7 @@ def load_pickle(path: Path) -> Any:
     with named(path, "a pickle"):
         data = Path(path).read_bytes()
         names_in(io.BytesIO(data), len(data))
-        return _plain(_PlainUnpickler(io.BytesIO(data)).load(), {}, 0)
+        return _plain(_PlainUnpickler(data).load(), {}, 0)
 
 
 class _Dtype:
@@ -49,10 +49,13 @@ class _Array:
     """A NumPy array on its way: its state gives shape, type and bytes."""
 
     value: np.ndarray | None = None
+    budget: Budget | None = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         self.value = _array(shape, dtype, data, bool(fortran))
+        if self.budget:
+            self.budget.spend(self.value)
 
 
 def _array(shape: Any, dtype: Any, data: Any, fortran: bool = False) -> np.ndarray:
@@ -90,6 +93,7 @@ class _Storage:
         raw = data[places[5] :]
         if raw[:8] != struct.pack("<q", count) or len(raw) - 8 != count * dtype.itemsize:
             raise DataError("damaged: a tensor's data is longer or shorter than it says")
+        self.nbytes = len(raw)
         self.numbers = torch.frombuffer(bytearray(raw[8:]), dtype=dtype) if count else torch.empty(0, dtype=dtype)
 
 
@@ -123,12 +127,21 @@ for _module in ("numpy.core.numeric", "numpy._core.numeric"):
 class _PlainUnpickler(pickle.Unpickler):
     """Knows the functions above under the names that NumPy and torch pickle, and no other name at all."""
 
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data))
+        self._budget = Budget(len(data))
+
     def find_class(self, module: str, name: str) -> Any:
         function = _KNOWN.get(f"{module}.{name}")
         if function is None:
             raise DataError(f"holds an object of class {module}.{name}; only tensors, arrays and plain values are read")
         # Each time another function: a pickle can set attributes of what it is given, and these belong to nobody.
-        return lambda *args: function(*args)
+        return lambda *args: self._made(function(*args))
+
+    def _made(self, value: Any) -> Any:
+        if isinstance(value, _Array):
+            value.budget = self._budget
+        return self._budget.spend(value)
 
     def persistent_load(self, saved: Any) -> Any:
         raise DataError("damaged: data that belongs to no tensor")

@@ -112,6 +112,21 @@ def test_a_small_file_makes_nothing_large(tmp_path, value, words):
     refused(tmp_path / "a.pt", words)
 
 
+def test_one_text_is_not_made_into_bytes_again_and_again(tmp_path):
+    calls = (
+        b"X\x40\x42\x0f\x00"
+        + b"a" * 10**6
+        + b"q\x00c_codecs\nencode\nq\x01]"
+        + b"h\x01h\x00X\x06\x00\x00\x00latin1\x86Ra" * 9
+    )
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x02" + calls + b".")
+    with pytest.raises(DataError, match="more data than it has bytes"):
+        plain_pickles.load_pickle(tmp_path / "a.pkl")
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + calls + b".")
+    refused(tmp_path / "a.pt", "more data than it has bytes")
+
+
 @pytest.mark.parametrize("names", [("a/data.pkl", "a/DATA.PKL"), ("b/data.pkl", "a/DATA.pkl")])
 def test_two_pickles_whose_names_differ_in_case_are_refused(tmp_path, names):
     """torch's reader of zips takes either for the other."""
