@@ -5,8 +5,7 @@
         --eval_masks_path expert_valid.json --encoder_weights_type CheXpert --encoder_weights classifier.ckpt \\
         --semi_supervised True --weighted True --strong_labels_weight 0.9 --valid_common_pathologies True
 
-    tiny:  add --image_size 64 --batch_size 4 --num_epochs 1
-    GPUs:  torchrun --nproc_per_node 8 segmentation_train.py ...
+    tiny: add --image_size 64 --batch_size 4 --num_epochs 1; GPUs: torchrun --nproc_per_node 8 segmentation_train.py ...
 
 Writes <save_dir>/<experiment_name>/: best_model.pth, thresholds.txt (JSON list, one per task), args.json, log.jsonl and
 checkpoint.pt, from which the same command goes on.

@@ -13,7 +13,6 @@ import numpy as np
 from chexseg.data import rle
 from chexseg.data.images import fit_shape
 from chexseg.data.sample_cache import SampleCache
-from chexseg.errors import DataError
 
 TOP = 0.002  # share of the pixels, the most probable ones, whose mean is the belief that a finding is there at all
 SEEN = 0.3  # of that belief: pixels above it are what the network sees, if the finding is there
@@ -108,7 +107,7 @@ def teacher_masks(
     """
     from chexseg.runtime import distributed
     from chexseg.segmentation.prediction import Originals, probabilities
-    from chexseg.segmentation.student import Committee
+    from chexseg.segmentation.teachers import Committee, load_teachers
 
     where = distributed.device(device)
     models, spec, thresholds = load_teachers(model_paths)
@@ -132,18 +131,3 @@ def teacher_masks(
             masks, known = gate(planes, given, thresholds=thresholds, sizes=sizes, floor=floor)
             coded = rle.encode(masks[:, :height, :width])
             yield film["id"], {task: coded[i] for i, task in enumerate(spec.tasks) if known[i]}
-
-
-def load_teachers(paths: Sequence[Path]):
-    """The networks in `paths`, the spec that they share, and the mean of their thresholds. DataError where they differ
-    in what they see or say."""
-    from chexseg.segmentation.model import load_model
-
-    loaded = [load_model(path) for path in paths]
-    models, specs, metrics = zip(*loaded, strict=True)
-    for path, spec in zip(paths, specs, strict=True):
-        same = (spec.tasks, spec.image_size, spec.normalisation)
-        if same != (specs[0].tasks, specs[0].image_size, specs[0].normalisation):
-            raise DataError(f"{path}: its tasks, image size or normalisation are not those of {paths[0]}")
-    thresholds = [each.get("thresholds", [0.5] * len(specs[0].tasks)) for each in metrics]
-    return list(models), specs[0], np.mean(thresholds, axis=0).tolist()

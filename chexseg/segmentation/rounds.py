@@ -117,7 +117,7 @@ def run(
         places=PLACES,
     )
     if here.looks_finished(options.resume):
-        shape = {name: here.recorded().get(name) for name in ("image_size", "tasks", "encoder")}
+        shape: dict[str, Any] = {name: here.recorded().get(name) for name in ("image_size", "tasks", "encoder")}
         with suppress(DataError):  # what is wrong, if anything, is said below
             encoder = str(shape.pop("encoder"))
             inputs = _inputs(teachers, films, pool, shape, options, start.file(teachers, encoder))
@@ -126,10 +126,11 @@ def run(
 
     from chexseg.runtime import distributed
     from chexseg.segmentation import model as networks
+    from chexseg.segmentation.teachers import load_teachers
     from chexseg.segmentation.training import check_scorable
     from chexseg.training import loop
 
-    loaded = distillation.load_teachers(teachers)
+    loaded = load_teachers(teachers)
     spec = loaded[1]
     notes = {"image_size": spec.image_size, "tasks": list(spec.tasks), "encoder": spec.encoder}
     shape = {"image_size": spec.image_size, "tasks": spec.tasks, "num_workers": options.num_workers}
@@ -250,5 +251,10 @@ def student(
     labels = None
     if teaching.gated:
         labels = {name: pool.images.frame.loc[name, list(spec.tasks)].to_numpy(np.float32) for name in weak.ids}
-    soft = {"teachers": teachers, "temperature": teaching.temperature, "labels": labels, "floor": teaching.floor}
+    soft: dict[str, Any] = {
+        "teachers": teachers,
+        "temperature": teaching.temperature,
+        "labels": labels,
+        "floor": teaching.floor,
+    }
     return trainers.SoftStudentTrainer(*given, **more, **soft)

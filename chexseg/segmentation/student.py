@@ -15,17 +15,6 @@ from chexseg.segmentation.training import BEST, THRESHOLDS, SegmentationTrainer
 from chexseg.training.trainer import Batch
 
 
-class Committee(nn.Module):
-    """Several networks as one: the logit of the mean of their probabilities."""
-
-    def __init__(self, members: Sequence[nn.Module]):
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return torch.stack([member(image).float().sigmoid() for member in self.members]).mean(0).logit(eps=1e-6)
-
-
 class StudentTrainer(SegmentationTrainer):
     """`SegmentationTrainer` on a `pasting.StudentSet`, whose experts alone are tallied: thresholds come from what
     people drew. teacher_paths: whose masks the student learns from, and so whose patients it is chosen on too."""

@@ -13,7 +13,7 @@ import torch
 import constants
 from chexseg.data.mask_files import MaskFile
 from chexseg.segmentation.model import SegmentationSpec, build_model, save_model
-from tests.pipeline.test_segmentation_scripts import history, run_script, weights_of, write_set
+from tests.pipeline.segmentation_world import history, run_script, weights_of, write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = constants.LOCALIZATION_TASKS

@@ -11,7 +11,8 @@ from chexseg.evaluation.pooled_iou import PooledIoU
 from chexseg.runtime import leak_guard
 from chexseg.segmentation.dataset import SegmentationSet, build_cache
 from chexseg.segmentation.pasting import StudentSet
-from chexseg.segmentation.student import Committee, SoftStudentTrainer, StudentTrainer
+from chexseg.segmentation.student import SoftStudentTrainer, StudentTrainer
+from chexseg.segmentation.teachers import Committee
 from chexseg.training import draws
 from chexseg.training.losses import dice_loss
 from chexseg.training.options import RunOptions
