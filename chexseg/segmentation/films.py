@@ -51,7 +51,7 @@ class Films(Originals):
 
 def _preview(pixels: np.ndarray) -> np.ndarray:
     """A film at the size of an overlay, padded to a square. For the eye: a quarter of the time of `fit_square`."""
-    shape = fit_shape(*pixels.shape, overlays.SIDE)
+    shape = fit_shape(pixels.shape[0], pixels.shape[1], overlays.SIDE)
     square = np.zeros((overlays.SIDE, overlays.SIDE), np.uint8)
     square[: shape[0], : shape[1]] = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA)
     return square
