@@ -2,22 +2,24 @@
 # From X-rays to the paper's table, every stage for real.
 #
 #   bash reproduce.sh            phantom X-rays in ./workspace; about 8 minutes on 2 cores after installation
-#   bash reproduce.sh tiny       the same on 64-pixel phantoms, in some two minutes
+#   bash reproduce.sh tiny       the same on 64-pixel phantoms, in about a minute
 #   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
 #   --workspace DIR              everything under DIR instead of ./workspace
+#   --processes N                heavy stages under torchrun in N processes, one for each GPU
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-preset=default workspace=
+preset=default workspace= processes=1
 while [ $# -gt 0 ]; do
   case $1 in
     default | tiny | paper) preset=$1 ;;
     --workspace) workspace=${2:?--workspace needs a folder}; shift ;;
     --workspace=*) workspace=${1#*=} ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --processes) processes=${2:?--processes needs a number}; shift ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
   esac
   shift
@@ -38,25 +40,31 @@ fi
 
 workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 )) readers=
 # ---- Settings -------------------------------------------------------------------------------------------------------
+# All networks but the weak ones see the same number of images: epochs x --epoch_len, over teacher and student together.
+# `size` is the classifier's and the maps', `side` the segmentation networks'.
 case $preset in
   tiny)
-    phantom="--preset tiny" size=64 network=resnet10w32 encoder=resnet10w32 expert=10
+    phantom="--preset tiny" size=64 side=64 network=resnet10w32 encoder=resnet10w32 expert=10
     classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle"
     irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
-    common="--decoder_channels 64 --batch_size 8 --lr 1e-3 --one_cycle --augment"
-    weak="--num_epochs 2" full="--num_epochs 4" semi="--num_epochs 2" ;;
+    common="--lr 1e-3 --one_cycle --augment" decoder="--decoder_channels 64"
+    weak="--num_epochs 2" epochs="--num_epochs 4 --epoch_len 20" # 80 draws
+    teacher="--num_epochs 2 --epoch_len 20" student="--num_epochs 2 --epoch_len 20" ;;
   default)
-    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 network=resnet10w32 encoder=resnet10w32 expert=60
-    classifier="--num_epochs 11 --batch_size 16 --lr 2e-3 --augment --one_cycle"
+    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=112 expert=60
+    network=resnet10w32 encoder=resnet10w32
+    classifier="--num_epochs 9 --batch_size 16 --lr 2e-3 --augment --one_cycle --output_stride 16"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
-    common="--decoder_channels 128 --batch_size 8 --lr 2e-3 --one_cycle --augment"
-    weak="--num_epochs 1" full="--num_epochs 14" semi="--num_epochs 14" ;;
+    common="--lr 2e-3 --one_cycle --augment" decoder="--decoder_channels 128"
+    weak="--num_epochs 1" epochs="--num_epochs 12 --epoch_len 640" # 7680 draws
+    teacher="--num_epochs 6 --epoch_len 640" student="--num_epochs 6 --epoch_len 640" ;;
   paper)
-    phantom= size=320 network=resnet18 encoder=resnet18 expert=147
+    phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
     irnet="--num_epochs 5" pseudo= subset=100
-    common="--batch_size 8 --lr 1e-4" weak="--num_epochs 20"
-    full="--num_epochs 20 --valid_common_pathologies True" semi="--num_epochs 20 --valid_common_pathologies True"
+    common="--lr 1e-4" decoder= weak="--num_epochs 20"
+    epochs="--num_epochs 20 --epoch_len 247 --valid_common_pathologies True" # 4940 draws: 20 epochs of 147 + 100 images
+    teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247"
     workers=$(nproc) readers="--num_workers $workers" ;;
 esac
 
@@ -68,31 +76,60 @@ else
   export TEST_SEG_LABELS_GT_BASE_PATH=$workspace/data/labels
   mkdir -p "$CHEXPERT_DATA_DIR" "$OBJ_EFFICIENCY_BASE_PATH" "$TEST_SEG_LABELS_GT_BASE_PATH"
 fi
-base=$OBJ_EFFICIENCY_BASE_PATH truth=$TEST_SEG_LABELS_GT_BASE_PATH report=$workspace/report
-mkdir -p "$report"
+base=$OBJ_EFFICIENCY_BASE_PATH truth=$TEST_SEG_LABELS_GT_BASE_PATH report=$workspace/report steps=$workspace/report/.steps
+mkdir -p "$steps"
+rm -f "$steps"/{failed,*.done}
 
 # step NAME COMMAND...: print the command, run it, keep its time (the longest, where a run was taken up again).
 step() {
-  local name=$1 started seconds
+  local name=$1 started seconds longest runner=("$PYTHON")
   shift
+  if [ "$processes" -gt 1 ] && grep -q "add_run_options\|RunOptions" "$1"; then
+    runner=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$processes")
+  fi
+  [ ! -e "$steps/failed" ] || return 1 # the other lane has said why
   printf '\n== %s\n$ python' "$name"
   printf ' %q' "${@/#$here\//}"
   echo
   started=$(date +%s.%N)
-  "$PYTHON" "$@"
+  "${runner[@]}" "$@" || { touch "$steps/failed"; return 1; }
   seconds=$(echo "$started $(date +%s.%N)" | awk '{printf "%.1f", $2 - $1}')
   echo "== $name: $seconds s"
-  touch "$report/.timings"
-  awk -v n="$name" -v s="$seconds" -F, 'BEGIN {OFS = ","} $1 == n {if ($2 > s) s = $2; next} {print} END {print n, s}' \
-    "$report/.timings" >"$report/.timings.new" && mv "$report/.timings.new" "$report/.timings"
-  { echo stage,seconds; cat "$report/.timings"; } >"$report/timings.csv"
+  longest=$(cat "$steps/$name" 2>/dev/null || echo 0)
+  echo "$seconds $longest" | awk '{print ($1 > $2) ? $1 : $2}' >"$steps/$name"
+  grep -qsx "$name" "$steps/order" || echo "$name" >>"$steps/order"
+  touch "$steps/$name.done"
+  { echo stage,seconds; while read -r name; do echo "$name,$(cat "$steps/$name")"; done <"$steps/order"; } >"$steps/csv.$BASHPID"
+  mv "$steps/csv.$BASHPID" "$report/timings.csv"
+}
+
+# both LANE LANE: two functions at once, a core for each; one after the other with the paper's settings, which fill a
+# machine, or on a single core. A lane that fails stops the other before its next step.
+both() {
+  if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
+    "$1"
+    "$2"
+    return
+  fi
+  local lane lanes=() status=0
+  for lane in "$@"; do
+    (export OMP_NUM_THREADS=1; "$lane" 2>&1 | sed -u "s/^/[$lane] /") &
+    lanes+=($!)
+  done
+  for lane in "${lanes[@]}"; do
+    wait "$lane" || status=1
+  done
+  return $status
 }
 
 # ---- The pipeline ---------------------------------------------------------------------------------------------------
 echo "Preset $preset, everything under $workspace"
+ckpt=$(realpath -ms "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
+run=$base/train_cams/$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
+rest=$truth/valid_encoded_rest.json # the experts' validation images
+trials=$base/seg_trials
 
 # 0. X-rays and a classifier of them, where you have none.
-ckpt=$(realpath -ms "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
 # shellcheck disable=SC2086  # the presets' options are lists of words
 if [ "$preset" != paper ]; then
   step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom
@@ -101,81 +138,101 @@ if [ -z "${CHEXSEG_CKPT:-}" ]; then
   step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier $readers
 fi
 
-# 1. Saliency maps of the training set (for training) and of the test set (to look at).
-run=$base/train_cams/$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
-run_test=${run/train_cams/test_cams}
-step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
-  --save_dir_predictions "$base/train_cams" --save_cams True --save_train_cams True $readers
-step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
-  --save_dir_predictions "$base/test_cams" --save_cams True $readers
-
-# 2. Masks: thresholded maps, and the radiologists' polygons.
-step threshold_masks "$here/localization_eval/pred_segmentation.py" --phase train --map_dir "$run" \
-  --method gradcam --model_type single $readers
-annotations=$truth/gt_annotations_valid.json
-[ -f "$annotations" ] || annotations=$truth/gt_annotations_val.json # CheXlocalize's own name
-step expert_masks "$here/localization_eval/gt_segmentation.py" \
-  --ann_path "$annotations" --output_path "$truth/valid_encoded.json"
-step test_masks "$here/localization_eval/gt_segmentation.py" \
-  --ann_path "$truth/gt_annotations_test.json" --output_path "$truth/test_encoded.json"
-if [ -f "$truth/human_annotations_test.json" ]; then
-  step radiologist_masks "$here/localization_eval/gt_segmentation.py" \
-    --ann_path "$truth/human_annotations_test.json" --output_path "$truth/test_human_encoded.json"
-fi
-
-# 3. IRNet: relation labels from the maps by a dense CRF, and a network that finds boundaries.
-step hdf5 "$here/IRNet/convert_to_hdf5.py" --map_dir "$run" --image_size $size $readers
-step relation_labels "$here/IRNet/cam_to_ir_label_hdf5.py" --map_dir "$run" --num_workers $workers
-step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ckpt" --lr 0.01 --weight_decay 0.0 $irnet $readers
-
-# 4. Pseudo masks by a random walk that stops at boundaries.
-step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" \
-  --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training True $pseudo $readers
-
-step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
-  --irn_best_model_name best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth --irn_is_training False \
-  --image_size $size --gate probability $pseudo $readers
-
-# 5. Subsets: the experts' images for training and validation, and the pseudo masks that go with them in CheXseg.
-rest=$truth/valid_encoded_rest.json
-step expert_split "$here/create_train_set_subsets.py" --masks_path "$truth/valid_encoded.json" --subset_len $expert \
-  --rest_path "$rest"
-step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet
-
-# 6. The four methods. Epochs and thresholds are chosen on the experts' validation images.
-trials=$base/seg_trials
-network_options="--architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --image_size $size $common $readers"
-weak_on() {
-  step "train_weak_$1" "$here/segmentation_train.py" --save_dir "$trials" --experiment_name "weak_$1" \
-    --train_masks_path "$run/pseudo_seg_labels_encoded_$2.json" --eval_masks_path "$rest" \
-    --encoder_weights "$ckpt" $network_options $weak
+# The experts' masks, from their polygons; their images are split for training and validation.
+expert_masks() {
+  local annotations=$truth/gt_annotations_valid.json
+  [ -f "$annotations" ] || annotations=$truth/gt_annotations_val.json # CheXlocalize's own name
+  step expert_masks "$here/localization_eval/gt_segmentation.py" \
+    --ann_path "$annotations" --output_path "$truth/valid_encoded.json"
+  step test_masks "$here/localization_eval/gt_segmentation.py" \
+    --ann_path "$truth/gt_annotations_test.json" --output_path "$truth/test_encoded.json"
+  if [ -f "$truth/human_annotations_test.json" ]; then
+    step radiologist_masks "$here/localization_eval/gt_segmentation.py" \
+      --ann_path "$truth/human_annotations_test.json" --output_path "$truth/test_human_encoded.json"
+  fi
+  step expert_split "$here/create_train_set_subsets.py" --masks_path "$truth/valid_encoded.json" --subset_len $expert \
+    --rest_path "$rest"
 }
-weak_on cam cams
-weak_on irnet irnet
-step train_full "$here/segmentation_train.py" --save_dir "$trials" --experiment_name full --train_set valid \
-  --train_masks_path "$truth/valid_encoded_$expert.json" --eval_masks_path "$rest" \
-  --encoder_weights "$ckpt" $network_options $full
-step train_chexseg "$here/segmentation_train.py" --save_dir "$trials" --experiment_name chexseg \
-  --ss_expert_annotations_masks_path "$truth/valid_encoded_$expert.json" \
-  --ss_dnn_generated_masks_path "$run/pseudo_seg_labels_irnet_${subset}_cxrs.json" --eval_masks_path "$rest" \
-  --encoder_weights "$ckpt" $network_options \
-  --semi_supervised True --weighted True --strong_labels_weight 0.9 $semi
+
+# 6. A network by NAME and its options. Epoch and thresholds are chosen on the experts' validation images.
+train() {
+  step "train_$1" "$here/segmentation_train.py" --save_dir "$trials" --experiment_name "$1" --eval_masks_path "$rest" \
+    --architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --encoder_weights "$ckpt" \
+    --image_size $side $decoder $common $readers "${@:2}"
+}
+
+# 6. Ours: experts' masks with the better loss (and smaller batches: more steps for the same draws), and CheXseg+, half of
+# whose draws train a teacher, and half a student on what the teacher makes of the films that have labels only.
+experts() {
+  expert_masks
+  local masks=(--train_set valid --train_masks_path "$truth/valid_encoded_$expert.json")
+  local plus="--loss bce_dice --batch_size 4"
+  train full_plus "${masks[@]}" $plus $epochs
+  train teacher "${masks[@]}" $plus $teacher
+  step train_chexseg_plus "$here/segmentation_distillation.py" --save_dir "$trials" --experiment_name chexseg_plus \
+    --teacher_path "$trials/teacher/best_model.pth" --from_teacher True \
+    --expert_masks_path "$truth/valid_encoded_$expert.json" --eval_masks_path "$rest" --strong_labels_weight 0.5 \
+    --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 --paste 0.5 $plus $common $student $readers
+}
+
+# 1. to 5. Pseudo masks of the training set: saliency maps, masks by a threshold, relation labels by a dense CRF, a network
+# that finds boundaries, masks by a random walk that stops at them. 6. The paper's networks.
+walk=best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth
+pseudo() {
+  step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+    --save_dir_predictions "$base/train_cams" --save_cams True --save_train_cams True $readers
+  step threshold_masks "$here/localization_eval/pred_segmentation.py" --phase train --map_dir "$run" \
+    --method gradcam --model_type single $readers
+  step hdf5 "$here/IRNet/convert_to_hdf5.py" --map_dir "$run" --image_size $size $readers
+  step relation_labels "$here/IRNet/cam_to_ir_label_hdf5.py" --map_dir "$run" --num_workers $workers
+  step irnet "$here/IRNet/train_irnet.py" --map_dir "$run" --backbone_weights "$ckpt" --lr 0.01 --weight_decay 0.0 \
+    $irnet $readers
+  step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" --irn_best_model_name $walk \
+    --irn_is_training True $pseudo $readers
+  step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet
+  until [ -e "$steps/expert_split.done" ]; do # in the other lane
+    [ ! -e "$steps/failed" ] || return 1
+    sleep 1
+  done
+  train full --train_set valid --train_masks_path "$truth/valid_encoded_$expert.json" $epochs
+  train weak_cam --train_masks_path "$run/pseudo_seg_labels_encoded_cams.json" $weak
+  train weak_irnet --train_masks_path "$run/pseudo_seg_labels_encoded_irnet.json" $weak
+  train chexseg --ss_expert_annotations_masks_path "$truth/valid_encoded_$expert.json" \
+    --ss_dnn_generated_masks_path "$run/pseudo_seg_labels_irnet_${subset}_cxrs.json" \
+    --semi_supervised True --weighted True --strong_labels_weight 0.9 $epochs
+  # To look at: maps and pseudo masks of the test set. To measure: maps of the experts' images.
+  step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+    --save_dir_predictions "$base/test_cams" --save_cams True $readers
+  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "${run/train_cams/test_cams}" \
+    --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
+  step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size \
+    --save_dir_predictions "$base/valid_cams" --save_cams True $readers
+}
+
+# shellcheck disable=SC2086
+both experts pseudo
+
+# 4. How good each kind of pseudo mask is, on the experts' validation images.
+step teacher_masks "$here/segmentation_test.py" --model_path "$trials/teacher/best_model.pth" --allow_leak True \
+  --test_masks_path "$rest" --output_path "$trials/teacher/valid_masks.json" $readers
+step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "${run/train_cams/valid_cams}" \
+  --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
 
 # 7. Their masks of the test set.
-step test_masks_of_methods "$here/segmentation_test.py" $readers --test_masks_path "$truth/test_encoded.json" \
-  --model_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/best_model.pth \
-  --output_path "$trials"/{weak_cam,weak_irnet,full,chexseg}/test_masks.json
+models=() masks=() rows=()
+for name in weak_cam weak_irnet full chexseg full_plus chexseg_plus; do
+  models+=("$trials/$name/best_model.pth") masks+=("$trials/$name/test_masks.json")
+  rows+=(--method "$name=$trials/$name/test_masks.json")
+done
+step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" $readers \
+  --model_path "${models[@]}" --output_path "${masks[@]}"
 
-# 8. The table, the sheet and the page.
-human=()
-[ ! -f "$truth/test_human_encoded.json" ] || human=(--human "$truth/test_human_encoded.json")
-step table "$here/make_tables.py" --ground_truth "$truth/test_encoded.json" --output_dir "$report" \
-  --method weak_cam="$trials/weak_cam/test_masks.json" --method weak_irnet="$trials/weak_irnet/test_masks.json" \
-  --method full="$trials/full/test_masks.json" --method chexseg="$trials/chexseg/test_masks.json" \
-  "${human[@]}" --maps "$run_test" --pseudo IRNet="$run_test/pseudo_seg_labels_encoded_irnet.json" \
-  --pseudo Grad-CAM="$run_test/pseudo_seg_labels_encoded_cams.json"
+# 8. Tables, the sheet, and the page that shows every film.
+[ ! -f "$truth/test_human_encoded.json" ] || rows+=(--human "$truth/test_human_encoded.json")
+step table "$here/make_tables.py" --ground_truth "$truth/test_encoded.json" --output_dir "$report" "${rows[@]}" \
+  --maps "${run/train_cams/test_cams}" --pseudo "${run/train_cams/test_cams}/pseudo_seg_labels_encoded_irnet.json"
 
 echo
 cat "$report/table.md"
-awk -F, 'NR > 1 {s += $2} END {printf "\nAll stages: %d min %02d s. ", s / 60, s % 60}' "$report/timings.csv"
-echo "Report: $report/index.html (open it in a browser), table.md, table.csv, timings.csv, sheet.png"
+awk -F, 'NR > 1 {s += $2} END {printf "\nAll stages, one after the other: %d min %02d s. ", s / 60, s % 60}' "$report/timings.csv"
+echo "Report: $report/index.html, table.md, table.csv, quality.csv, paired.csv, timings.csv, sheet.png"

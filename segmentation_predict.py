@@ -13,6 +13,7 @@ findings.csv       for each film and task: area in pixels, and in cm2 where the 
                    highest probability, the mean over the mask, and the cardiothoracic ratio (heart's width by the
                    lungs', from networks that have lungs among their tasks; empty with CheXlocalize's ten tasks)
 overlays/          a picture of each film with outlines; contact_sheet.png shows up to 60 of them
+reading_room.html  one file to open in a browser: every film, its outlines, window and zoom
 dicom_seg/         with --dicom_seg True, a DICOM SEG of each film, without the patient's data
 skipped.csv        files that could not be read, and why; the exit status is 1 then
 
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output_dir", type=Path, required=True, help="folder to write")
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     cli.add_boolean(parser, "--overlays", default=True, help="write pictures")
+    cli.add_boolean(parser, "--page", default=True, help="write reading_room.html, which shows all films")
     cli.add_boolean(parser, "--dicom_seg", help="write DICOM SEG files")
     add("--batch_size", type=cli.positive_int, default=8, help="films a forward pass, on each rank")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
@@ -45,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from chexseg.data import image_folder
     from chexseg.runtime import distributed, provenance, shards
-    from chexseg.segmentation.film_stage import SHEET, FilmStage, refuse_skipped
+    from chexseg.segmentation.film_stage import PAGE, SHEET, FilmStage, refuse_skipped
     from chexseg.segmentation.thresholds import read_thresholds
 
     if not args.model_path.is_file():
@@ -65,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
         num_workers=args.num_workers,
         device=args.device,
     )
-    places = ("model_path", "images", "output_dir", "thresholds_path")
+    places = ("model_path", "images", "output_dir", "thresholds_path", "page")
     options = {key: value for key, value in vars(args).items() if key not in places}
     if distributed.is_main() and stage.output.is_file() and not stage.is_whole():
         provenance.manifest_path(stage.output).unlink(missing_ok=True)  # something was taken away: make it again
@@ -82,6 +84,8 @@ def main(args: argparse.Namespace) -> None:
     if distributed.is_main():
         if args.overlays and (made or not (args.output_dir / SHEET).is_file()):
             stage.draw_sheet()
+        if args.page and (made or not (args.output_dir / PAGE).is_file()):
+            stage.write_page()
         refuse_skipped(args.output_dir, len(paths))
 
 

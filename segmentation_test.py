@@ -74,7 +74,8 @@ def report(predicted: "MaskFile", truth: "MaskFile", films: "FilmList | None" = 
     lines, notes = pooled_iou(predicted, truth, tasks, films)
     print("\n".join(lines))
     listed = constants.gt_dir() / "test_labels.csv"
-    if films is None and listed.is_file() and truth.path.parent == listed.parent:
+    of_test_set = truth.path.parent == listed.parent and truth.path.name.startswith("test")
+    if films is None and listed.is_file() and of_test_set:
         if absent := [image for image in read_list(listed) if image not in truth]:
             notes.append(
                 f"{len(absent)} images of {listed} have no outline, so none is predicted "

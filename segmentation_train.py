@@ -5,8 +5,7 @@
         --eval_masks_path expert_valid.json --encoder_weights_type CheXpert --encoder_weights classifier.ckpt \\
         --semi_supervised True --weighted True --strong_labels_weight 0.9 --valid_common_pathologies True
 
-    tiny:  add --image_size 64 --batch_size 4 --num_epochs 1
-    GPUs:  torchrun --nproc_per_node 8 segmentation_train.py ...
+    tiny: add --image_size 64 --batch_size 4 --num_epochs 1; GPUs: torchrun --nproc_per_node 8 segmentation_train.py ...
 
 Writes <save_dir>/<experiment_name>/: best_model.pth, thresholds.txt (JSON list, one per task), args.json, log.jsonl and
 checkpoint.pt, from which the same command goes on.
@@ -47,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--experiment_name", default="segmentation", help="folder of this one, below --save_dir")
     add("--wandb_project_name", default="", help="also log to this Weights & Biases project (offline without a login)")
     add("--wandb_run_name", default="", help="name of the run there")
+    add("--image_dir", type=Path, help="any folder of images, whose ids are their paths [$CHEXPERT_DATA_DIR]")
     add("--train_set", choices=("train", "valid"), default="train", help="whose images --train_masks_path is about")
     files = {"type": Path, "nargs": "+", "metavar": "JSON"}
     add("--train_masks_path", **files, help="masks to train on (not with --semi_supervised), from one or several files")
@@ -75,12 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def caches_of(files: Files, image_size: int, num_workers: int) -> list[SampleCache]:
+def caches_of(files: Files, image_dir: Path | None, image_size: int, num_workers: int) -> list[SampleCache]:
     """The samples of masks files, decoded where they are not yet."""
     from chexseg.segmentation.dataset import build_caches
 
-    options = {"data_dir": constants.data_dir(), "tasks": constants.LOCALIZATION_TASKS, "image_size": image_size}
-    return build_caches(constants.cache_dir(), files, constants.ALIASES, **options, num_workers=num_workers)
+    options = {"data_dir": image_dir or constants.data_dir(), "image_size": image_size, "num_workers": num_workers}
+    return build_caches(constants.cache_dir(), files, constants.ALIASES, tasks=constants.LOCALIZATION_TASKS, **options)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -95,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
         ),
         [(path, EXPERT_SPLITS) for path in args.eval_masks_path],
     )
-    folder, size, workers = args.save_dir / args.experiment_name, args.image_size, args.num_workers
+    folder, reading = args.save_dir / args.experiment_name, (args.image_dir, args.image_size, args.num_workers)
     encoder, weights, kind = args.encoder, args.encoder_weights, args.encoder_weights_type
     run = Run(
         folder,
@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
         from chexseg.segmentation.dataset import inputs_of
 
         with suppress(DataError):  # what is wrong, if anything, is said below
-            sets = [caches_of(each, size, workers) for each in files]
+            sets = [caches_of(each, *reading) for each in files]
             if run.with_inputs(inputs_of(*sets, source=encoder_file(encoder, weights, kind))).finished_before():
                 return
 
@@ -121,18 +121,18 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.training import draws, loop
 
     options, tasks, device = RunOptions.of(vars(args)), constants.LOCALIZATION_TASKS, distributed.device(args.device)
-    normalisation = args.normalisation
-    if normalisation == "auto":
-        normalisation = networks.normalisation_for(weights, kind)
-    spec = networks.SegmentationSpec(args.architecture, encoder, tasks, size, normalisation, args.decoder_channels)
+    auto = args.normalisation == "auto"
+    normalisation = networks.normalisation_for(weights, kind) if auto else args.normalisation
+    more = {"image_size": args.image_size, "normalisation": normalisation, "decoder_channels": args.decoder_channels}
+    spec = networks.SegmentationSpec(args.architecture, encoder, tasks, **more)
     loop.seed_everything(args.seed)
     model = networks.build_model(spec)
     source = networks.load_encoder(model, spec, weights, kind)
 
     common = constants.COMMON_TASKS if args.valid_common_pathologies else ()
-    evaluation = caches_of(files[2], size, workers)
+    evaluation = caches_of(files[2], *reading)
     check_scorable(SegmentationSet(evaluation), ", ".join(map(str, args.eval_masks_path)), tasks, common)
-    strong, weak = (caches_of(each, size, workers) for each in files[:2])
+    strong, weak = (caches_of(each, *reading) for each in files[:2])
     n_strong, n_weak, weight = sum(map(len, strong)), sum(map(len, weak)), args.strong_labels_weight
     order, epoch = draws.shuffled(n_strong + n_weak, args.seed), {"seed": args.seed, "epoch_len": args.epoch_len}
     if args.weighted:

@@ -2,6 +2,7 @@
 
     python test.py --batch_size 16 --ckpt_path <checkpoint> --phase test \\
         --save_dir_predictions $OBJ_EFFICIENCY_BASE_PATH/train_cams --save_cams True --save_train_cams True
+    python test.py --ckpt_path <checkpoint> --images FOLDER_OR_FILES        any X-rays, without a label file
     torchrun --nproc_per_node 8 test.py ...        the same, shared among 8 GPUs
 
 Writes <save_dir_predictions>/<folder of the checkpoint>_<its file name>/ with predictions.csv, train_cams_paths.csv
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save_format", choices=("hdf5", "pickle"), default="hdf5", help="pickle adds CheXlocalize's *_map.pkl")
     add("--normalisation", choices=tuple(NORMALISATION), default=None, help="of the input [checkpoint's, imagenet]")
     add("--csv_path", type=Path, default=None, help="label file [the set's own in CheXpert's folder]")
+    add("--images", type=Path, nargs="+", metavar="PATH", help="any folders of X-rays, or files, instead of a set")
     cli.add_run_options(parser)
     return parser
 
@@ -66,20 +68,25 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.classifier import saliency_store
     from chexseg.classifier.prediction_tables import write_tables
     from chexseg.classifier.saliency_stage import SaliencyStage
-    from chexseg.data import chexpert
+    from chexseg.data import chexpert, folder_set, image_folder
     from chexseg.runtime import distributed, provenance, shards
 
     if not args.ckpt_path.is_file():
         raise DataError(f"{args.ckpt_path}: no such checkpoint; train one with train.py")
     split = "train" if args.save_train_cams else args.phase
-    csv = args.csv_path or label_file(split)
-    frame = chexpert.frontal(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES))
-    if frame.empty:
-        raise UsageError(f"{csv}: no frontal image in it")
-    images = chexpert.ImageSet(constants.data_dir(), frame, csv=csv)
     checkpoint = Path(os.path.abspath(args.ckpt_path))  # a link keeps its name
-    folder = args.save_dir_predictions or constants.base_dir() / f"{split}_cams"
+    folder = args.save_dir_predictions or constants.base_dir() / f"{'image' if args.images else split}_cams"
     folder /= f"{checkpoint.parent.name}_{checkpoint.name}"
+    if args.images:
+        if args.csv_path or args.save_train_cams:
+            raise UsageError("--images takes no label file: leave out --csv_path and --save_train_cams")
+        images = folder_set.readable(image_folder.find(args.images, without=folder), folder, args.num_workers)
+    else:
+        csv = args.csv_path or label_file(split)
+        frame = chexpert.frontal(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES))
+        if frame.empty:
+            raise UsageError(f"{csv}: no frontal image in it")
+        images = chexpert.ImageSet(constants.data_dir(), frame, csv=csv)
     stage = SaliencyStage(
         checkpoint,
         images,
@@ -96,12 +103,13 @@ def main(args: argparse.Namespace) -> None:
         pickles=folder / "cams" if args.save_format == "pickle" and args.save_cams else None,
     )
     store = folder / (saliency_store.STORE if args.save_cams else "predictions.h5")
+    options = {key: value for key, value in vars(args).items() if key != "images"}
     shards.build(
         store,
         images.ids,
         process=stage.process,
         shard_format=stage,
-        record=provenance.describe(vars(args), [args.ckpt_path, csv], code=__file__),
+        record=provenance.describe(options, [args.ckpt_path, images.csv], code=__file__),
         shard_size=args.shard_size,
         label="saliency maps",
         item_fingerprint=images.fingerprint,
@@ -109,6 +117,8 @@ def main(args: argparse.Namespace) -> None:
     if distributed.is_main():
         listing = folder / "train_cams_paths.csv" if args.save_cams and split == "train" else None
         write_tables(store, images, folder / "predictions.csv", listing)
+        if args.images:
+            folder_set.refuse_skipped(folder)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ size for `valid` and `test`. Killed and run again, it goes on where it was.
 """
 
 import argparse
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import constants
 from chexseg.classifier.choices import PROTOCOLS
 from chexseg.errors import UsageError
 from chexseg.runtime import cli
+
+log = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,8 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from chexseg.classifier.saliency_masks import MaskMaker, read_task_values
     from chexseg.classifier.saliency_store import open_maps
-    from chexseg.data.mask_files import MaskShards
-    from chexseg.runtime import provenance, shards
+    from chexseg.data import task_counts
+    from chexseg.data.mask_files import MaskFile, MaskShards
+    from chexseg.runtime import distributed, provenance, shards
 
     if args.protocol != "chexlocalize" and (args.threshold_path or args.prob_cutoff_path):
         raise UsageError("--threshold_path and --prob_cutoff_path belong to --protocol chexlocalize")
@@ -56,8 +60,9 @@ def main(args: argparse.Namespace) -> None:
     )
     record = provenance.describe(vars(args), [args.threshold_path, args.prob_cutoff_path], code=__file__)
     record["inputs"][str(maps.path)] = maps.fingerprint()
-    shards.build(
-        args.output_path or maps.folder / "seg_labels_encoded.json",
+    output = args.output_path or maps.folder / "seg_labels_encoded.json"
+    made = shards.build(
+        output,
         maps.ids,
         process=partial(maker.process, num_workers=args.num_workers),
         shard_format=MaskShards(),
@@ -65,6 +70,8 @@ def main(args: argparse.Namespace) -> None:
         shard_size=args.shard_size,
         label="threshold masks",
     )
+    if made and distributed.is_main():
+        log.info("%s:\n%s", output, task_counts.summary(MaskFile(output), tasks))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def tell(what: str, tasks: Iterable[str], values: "np.ndarray", scores: "np.ndar
         if place >= 0:
             print(f"{task:28s} {what} {values[place]:.2f}  IoU {row[place]:.4f}")
         else:
-            log.warning("%s: no expert mask to choose a %s by", task, what)
+            log.warning("%s: no %s chosen: no mask of it that any one would find", task, what)
 
 
 def main(args: argparse.Namespace) -> None:

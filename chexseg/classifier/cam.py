@@ -94,8 +94,9 @@ def averaged_saliency(
 ) -> tuple[Tensor, Tensor]:
     """`saliency` averaged over `scales` of the images and, with `mirror`, over their mirror images too, as IRN does.
 
-    The maps have the size of the largest scale's. The probabilities are those of the images as they are, at the first
-    scale: a mirrored chest is no chest that the classifier knows.
+    The maps have the size of the largest scale's. Those of Grad-CAM fade as 1 / (h w) with their own size; here they
+    keep the values that they have at stride 32 and scale 1, where the paper's thresholds expect them. The probabilities
+    are those of the images as they are, at the first scale: a mirrored chest is no chest that the classifier knows.
     """
     maps, probabilities = [], None
     for scale in scales:
@@ -105,9 +106,10 @@ def averaged_saliency(
             scaled = F.interpolate(images, size, mode="bilinear", antialias=True)
         plain, of_scale = saliency(model, scaled, method)
         probabilities = of_scale if probabilities is None else probabilities
-        maps.append(plain)
+        gain = (scale * 32 / model.output_stride) ** 2 if method == "gradcam" else 1.0
+        maps.append(plain * gain)
         if mirror:
-            maps.append(saliency(model, scaled.flip(-1), method)[0].flip(-1))
+            maps.append(saliency(model, scaled.flip(-1), method)[0].flip(-1) * gain)
     if probabilities is None:
         raise ValueError("no scale to average over")
     if len(maps) == 1:

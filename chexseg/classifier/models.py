@@ -85,12 +85,14 @@ class Classifier(nn.Module):
     probability is the softmax over the last two (Irvin et al. 2019, U-MultiClass): sigmoid of their difference.
     """
 
-    def __init__(self, spec: ClassifierSpec):
+    def __init__(self, spec: ClassifierSpec, *, output_stride: int | None = None):
+        """`output_stride`: of features denser than those that the weights are trained with."""
         super().__init__()
         self.spec = spec
         self.family = family(spec.architecture)
         self.network: Any = build_network(spec.architecture, len(spec.tasks) * (3 if spec.three_way else 1))
-        set_output_stride(self.network, self.family, spec.output_stride)
+        self.output_stride = output_stride or spec.output_stride
+        set_output_stride(self.network, self.family, spec.output_stride, self.output_stride)
 
     @property
     def head(self) -> nn.Linear:
@@ -176,8 +178,8 @@ def load_classifier(
     path: Path, tasks: Sequence[str], *, normalisation: str | None = None, output_stride: int | None = None
 ) -> Classifier:
     """A classifier in eval mode from our checkpoint or a foreign one, whose architecture, task count and three-way
-    heads are told from its tensors. `tasks` names a foreign checkpoint's outputs, in order. `normalisation` and
-    `output_stride` replace the checkpoint's."""
+    heads are told from its tensors. `tasks` names a foreign checkpoint's outputs, in order. `normalisation` replaces
+    the checkpoint's; `output_stride` asks for denser features than it was trained with."""
     checkpoint = checkpoints.load_checkpoint(path)
     if isinstance(checkpoint.get(ClassifierSpec.KEY), dict):
         tensors, spec, _ = checkpoints.unpack_network(checkpoint, path, ClassifierSpec)
@@ -185,9 +187,9 @@ def load_classifier(
         tensors, spec = _read_foreign(checkpoints.state_dict(checkpoint, path), path, tasks)
     if normalisation:
         spec = replace(spec, normalisation=normalisation)
-    if output_stride:
-        spec = replace(spec, output_stride=output_stride)
-    model = Classifier(spec)
+    if output_stride and output_stride > spec.output_stride:
+        raise UsageError(f"--output_stride {output_stride}: {path} was trained with {spec.output_stride}")
+    model = Classifier(spec, output_stride=output_stride)
     load_exactly(model.network, tensors, path)
     return model.eval()
 

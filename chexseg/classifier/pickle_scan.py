@@ -35,6 +35,7 @@ class Inert:
     """What an object of an unknown class becomes: it takes any construction or state and does nothing with it."""
 
     used_as: type | None = None  # dict or list, where a pickle puts items into such objects
+    odd_state = False  # whether a pickle gives one a state that is no dict
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         return super().__new__(cls)
@@ -43,7 +44,7 @@ class Inert:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        pass
+        type(self).odd_state = type(self).odd_state or type(state) is not dict
 
     def __setitem__(self, key: Any, value: Any) -> None:
         type(self).used_as = dict
@@ -103,6 +104,77 @@ def names_in(file: Any, size: int) -> dict[str, str]:
     return found
 
 
+class _Data(Inert):
+    """What a tensor's data becomes."""
+
+    count = 0
+
+
+class _Tensor(Inert):
+    """What a tensor becomes. torch takes the state of one for a new shape of it, which nothing writes."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise DataError("damaged: a tensor with a state")
+
+
+class _Table(Inert):
+    """What an OrderedDict or a Counter becomes: torch copies its state."""
+
+    def __setstate__(self, state: Any) -> None:
+        if type(state) is not dict:
+            raise DataError("damaged: a dict whose state is none")
+
+
+def _rebuilt(data: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
+    """A tensor that lies in its data."""
+    if not isinstance(data, _Data) or type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride):
+        raise DataError("damaged: a tensor without data or shape")
+    if not all(type(n) is int and 0 <= n < 2**62 for n in (offset, *size, *stride)):
+        raise DataError("damaged: a tensor of impossible shape")
+    if all(size) and offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) >= data.count:
+        raise DataError(f"damaged: a tensor of shape {str(size)[:60]} in {data.count} numbers")
+    return _Tensor()
+
+
+def _encoded(text: Any, coding: Any = "") -> bytes:
+    """Bytes, as protocol 2 writes them. Other codings make their input longer, as often as they are asked to."""
+    if type(text) is not str or coding not in ("latin1", "latin-1"):
+        raise DataError("bytes in a coding that nothing writes")
+    return text.encode(coding)
+
+
+def _items(what: Callable[..., Any]) -> Callable[..., Any]:
+    """`what` of nothing or of one list: a tensor would be taken for millions of items."""
+
+    def call(*args: Any) -> Any:
+        if len(args) > 1 or not all(type(a) in (list, tuple) for a in args):
+            raise DataError("damaged: a container that is made of no list")
+        return what(*args)
+
+    return call
+
+
+def _table(*args: Any) -> _Table:
+    for pair in args[0] if args else ():
+        if type(pair) not in (list, tuple):
+            raise DataError("damaged: a dict that is made of no pairs")
+    return _Table()
+
+
+# What torch's loader calls with a file's arguments, and how they are looked at first.
+_LOOKED_AT: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _rebuilt,
+    "torch._utils._rebuild_tensor_v2": _rebuilt,
+    "torch._utils._rebuild_parameter": lambda *_: _Tensor(),
+    "torch.nn.parameter.Parameter": lambda *_: _Tensor(),
+    "torch.Size": _items(tuple),
+    "builtins.set": _items(lambda *_: Inert()),
+    "collections.OrderedDict": _items(_table),
+    "collections.Counter": _items(lambda *_: _Table()),
+    "_codecs.encode": _encoded,
+}
+
+
 class Rehearsal(pickle.Unpickler):
     """Reads a pickle with every class inert. `wanted` is the data that its tensors want, by key: type and count of
     numbers; `stand_ins` are the classes to take the place of those it names."""
@@ -114,7 +186,9 @@ class Rehearsal(pickle.Unpickler):
         self.load()
 
     def find_class(self, module: str, name: str) -> Any:
-        return self._classes.setdefault(f"{module}.{name}", type(name, (Inert,), {}))
+        if function := _LOOKED_AT.get(f"{module}.{name}"):
+            return lambda *args: function(*args)  # another each time: a pickle can set attributes of what it is given
+        return self._classes.setdefault(f"{module}.{name}", type(name, (Inert,), {"used_as": None, "odd_state": False}))
 
     def persistent_load(self, saved: Any) -> Inert:
         kind, key, count = (
@@ -125,7 +199,9 @@ class Rehearsal(pickle.Unpickler):
             raise DataError("its tensors' data is of no plain number type")
         if self.wanted.setdefault(str(key), (dtype, count)) != (dtype, count):
             raise DataError("damaged: two tensors read the same data as different types")
-        return Inert()
+        data = _Data()
+        data.count = count
+        return data
 
     def bytes_wanted(self) -> dict[str, int]:
         """By key, what the data of the tensors takes."""
@@ -133,5 +209,8 @@ class Rehearsal(pickle.Unpickler):
 
     def stand_in(self, name: str) -> Callable[..., Any]:
         """What takes the place of an unknown class."""
-        used_as = self._classes[name].used_as if name in self._classes else None
+        seen = self._classes.get(name)
+        used_as = seen.used_as if seen else None
+        if seen and used_as is dict and seen.odd_state:
+            raise DataError(f"damaged: a {name} whose state is no dict")
         return InertDict if used_as is dict else InertList if used_as is list else Inert

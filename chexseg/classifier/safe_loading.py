@@ -76,7 +76,7 @@ def _look_at_zip(path: Path) -> tuple[dict[str, str], Rehearsal]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
-        if len(set(names)) < len(names):
+        if len({name.lower() for name in names}) < len(names):  # torch looks for a name in either case
             raise DataError("a zip with two entries of one name; fetch the file again")
         if any("constants.pkl" in name.split("/") or "code" in name.split("/")[:-1] for name in names):
             raise DataError("a TorchScript program, which is not run; save its state_dict instead")
@@ -89,10 +89,10 @@ def _look_at_zip(path: Path) -> tuple[dict[str, str], Rehearsal]:
             end = entry.header_offset + 30 + entry.file_size
         if broken := archive.testzip():
             raise DataError(f"damaged: the checksum of {broken!r} in it is wrong; fetch the file again")
-        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+        pickles = [name for name in names if name.lower().rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
             raise DataError("no data.pkl in the zip, or several; expected a file of torch.save")
-        prefix = pickles[0].removesuffix("data.pkl")
+        prefix = pickles[0][: -len("data.pkl")]
         if f"{prefix}byteorder" in names and archive.read(f"{prefix}byteorder") != b"little":
             raise DataError("written on a big-endian machine; convert it there")
         content = archive.read(pickles[0])

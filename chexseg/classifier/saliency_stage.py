@@ -27,7 +27,7 @@ class SaliencyStage:
     tasks          names of a foreign checkpoint's outputs, in order; our own checkpoints name theirs
     image_size     side of the network's input, None = the checkpoint's
     normalisation  of the input, None = the checkpoint's
-    output_stride  of the network: 32, or 16 or 8 for denser maps; None = the checkpoint's
+    output_stride  16 or 8 for denser maps than those of the checkpoint's training; None = the checkpoint's
     map_scales, map_mirror  what maps are averaged over; see `cam.averaged_saliency`
     pickles        folder for CheXlocalize's pickles, beside the store; None = none are written
     """

@@ -13,6 +13,7 @@ from chexseg.runtime import provenance
 ROOTS = ("CheXpert/CheXpert-v1.0", "CheXpert/CheXpert-v1.0-small", "CheXpert", ".")
 SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+PATIENT = re.compile(r"(patient[^_]*|p\d+)_(?!_)")  # "__" stands in the ids of nested folders
 IMAGE_ID = re.compile(r"(patient\w+?)_(study\w+?)_(view\w+)")
 
 
@@ -25,8 +26,10 @@ def image_id(path: str | Path) -> str:
 
 
 def patient_of(image_id: str) -> str:
-    """The patient of an image: the first word of its id."""
-    return image_id.split("_", 1)[0]
+    """The patient of an image: the first word of its id where that names one (patient00001_..., p12_...); of an image
+    of any other place nothing is known, and it is a patient of its own."""
+    match = PATIENT.match(image_id)
+    return match[1] if match else image_id
 
 
 def split_csv(data_dir: Path, split: str) -> Path:
@@ -129,7 +132,8 @@ class ImageSet:
     """The images of a label table (`read_labels` of `csv`): their ids, labels and files."""
 
     def __init__(self, data_dir: Path, frame: pd.DataFrame, csv: Path):
-        self.data_dir, self.frame, self.csv = Path(data_dir), frame, Path(csv)
+        self.data_dir, self.frame = Path(data_dir), frame
+        self.csv: Path | None = Path(csv)  # a set of other kind has none
         self.ids = list(frame.index)
         self.rows = {name: row for row, name in enumerate(self.ids)}
         self._prefix: str | None = None

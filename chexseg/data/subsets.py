@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from chexseg.data import mask_files, rle
+from chexseg.data import mask_files, rle, task_counts
 from chexseg.data.chexpert import patient_of
 from chexseg.errors import DataError
 from chexseg.runtime import provenance, shards
@@ -64,4 +64,6 @@ def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, record: d
     """Write the masks of some images of a masks JSON to another one, sealed with `provenance.describe`'s record."""
     mask_files.write(path, ((image_id, source[image_id]) for image_id in ids))
     shards.seal(path, record, provenance.fingerprint(record))
-    log.info("%s: %d images", path, len(ids))
+    written = mask_files.MaskFile(path)
+    tasks = list(dict.fromkeys(task for entry in written.values() for task in entry))
+    log.info("%s: %d images\n%s", path, len(ids), task_counts.summary(written, tasks))

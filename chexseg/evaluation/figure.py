@@ -26,7 +26,7 @@ COLOURS = (
     "#ff9d2e", "#ff6fd0", "#12f5c0", "#3f7bff", "#ffffff",
 )  # fmt: skip
 THEMES = {"dark": ("#0d0f12", "#f2f2f2", "#9aa0a8"), "light": ("#ffffff", "#14181f", "#4a5361")}  # paper, text, faint
-BACKGROUND, TEXT, FAINT = THEMES["dark"]
+BACKGROUND, TEXT, FAINT = THEMES["dark"]  # of pictures that have one theme
 METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}
 PANEL = 480  # longer side of a panel in pixels
 WIDTH = 2.35  # of a panel in inches

@@ -192,7 +192,7 @@ def _write_pages(
             page=_page_content(room, listed, peaks, number),
         )
         with atomic(folder / file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="replace")  # a file name may be no text
     for stale in _later_pages(folder, name, len(names)):
         stale.unlink()
     return names

@@ -108,9 +108,10 @@ def cutoff_scores(
 
 
 def best(scores: np.ndarray) -> np.ndarray:
-    """(T,) place of the highest of each row's scores, the first of equals; -1 for a row of NaN."""
-    unknown = np.isnan(scores).all(1)
-    return np.where(unknown, -1, np.where(np.isnan(scores), -np.inf, scores).argmax(1))
+    """(T,) place of the highest of each row's scores, the first of equals; -1 for a row without a score above 0, which
+    says nothing about where to cut."""
+    known = np.nan_to_num(scores)
+    return np.where(known.max(1) > 0, known.argmax(1), -1)
 
 
 def write_thresholds(path: Path, tasks: Sequence[str], thresholds: Sequence[float], chosen: np.ndarray) -> None:
@@ -120,12 +121,13 @@ def write_thresholds(path: Path, tasks: Sequence[str], thresholds: Sequence[floa
 
 
 def write_cutoffs(path: Path, tasks: Sequence[str], cutoffs: Sequence[float], scores: np.ndarray) -> None:
-    """CheXlocalize's `prob_threshold,mIoU,task`: a row for every cut-off, of which that of the highest mIoU counts."""
+    """CheXlocalize's `prob_threshold,mIoU,task`: a row for every cut-off, of which that of the highest mIoU counts. A
+    task without a score above 0 is left out, which is to say not gated."""
     rows = [
         f"{cutoff},{value:.6f},{task}"
         for task, values in zip(tasks, scores, strict=True)
         for cutoff, value in zip(cutoffs, values, strict=True)
-        if value == value
+        if np.nanmax(values, initial=0) > 0
     ]
     _write(path, ["prob_threshold,mIoU,task", *rows])
 

@@ -96,10 +96,11 @@ def draw(path: Path, rows: pd.DataFrame, tasks: Sequence[str]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from chexseg.evaluation.figure import BACKGROUND, COLOURS, FAINT, TEXT
+    from chexseg.evaluation.figure import COLOURS, THEMES
 
+    background, ink, faint = THEMES["dark"]
     chosen = best(rows)
-    figure = Figure((15, 3.8), dpi=128, facecolor=BACKGROUND, layout="constrained")
+    figure = Figure((15, 3.8), dpi=128, facecolor=background, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(PARAMETERS), sharey=True)
     for panel, name in zip(panels, PARAMETERS, strict=True):
@@ -107,22 +108,22 @@ def draw(path: Path, rows: pd.DataFrame, tasks: Sequence[str]) -> None:
         if chosen is not None:
             for other in PARAMETERS:
                 line = line if other == name else line[line[other] == chosen[other]]
-            panel.axvline(chosen[name], color=FAINT, lw=0.8, ls=":")
+            panel.axvline(chosen[name], color=faint, lw=0.8, ls=":")
         for number, task in enumerate((*tasks, MEAN)):
             mine, mean = line[line["task"] == task], task == MEAN
-            colour = TEXT if mean else COLOURS[number % len(COLOURS)]
+            colour = ink if mean else COLOURS[number % len(COLOURS)]
             panel.plot(mine[name], mine["iou"], color=colour, lw=2.6 if mean else 1.1, marker="o", ms=3, label=task)
-        panel.set_title(name, color=TEXT, size=10)
-        panel.set_facecolor(BACKGROUND)
-        panel.tick_params(colors=FAINT, labelsize=8)
-        panel.grid(axis="y", color=FAINT, alpha=0.25, lw=0.6)
+        panel.set_title(name, color=ink, size=10)
+        panel.set_facecolor(background)
+        panel.tick_params(colors=faint, labelsize=8)
+        panel.grid(axis="y", color=faint, alpha=0.25, lw=0.6)
         for side in panel.spines.values():
-            side.set_color(FAINT)
+            side.set_color(faint)
     panels[0].set_ylim(0, None)
-    panels[0].set_ylabel("pooled IoU against the experts", color=TEXT, size=9)
+    panels[0].set_ylabel("pooled IoU against the experts", color=ink, size=9)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, labelcolor=TEXT, fontsize=8)
-    figure.savefig(path, format="png", facecolor=BACKGROUND, metadata={"Software": None})
+    figure.legend(handles, labels, loc="outside right center", frameon=False, labelcolor=ink, fontsize=8)
+    figure.savefig(path, format="png", facecolor=background, metadata={"Software": None})
 
 
 def write(output: Path, picture: Path, counts: Path, grid: Grid, tasks: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chexseg.data import rle, sample_cache
+from chexseg.data import image_folder, rle, sample_cache
 from chexseg.data.augmentation import PADDED, augment
 from chexseg.data.chexpert import locate
 from chexseg.data.images import fit_shape, fit_square, read_image
@@ -45,6 +45,22 @@ def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample
     return Sample(fit_square(image, image_size), squares, original, known)
 
 
+def locate_all(data_dir: Path, ids: Sequence[str], splits: Sequence[str], masks: Path) -> dict[str, Path]:
+    """The files of images by id: in CheXpert's layout, looked for in `splits` in turn, else by their paths below
+    `data_dir` (`image_folder`). DataError, which names the file `masks` that lists them, where there is none."""
+    listing: dict[str, Path] | None = None
+    paths = {}
+    for name in ids:
+        try:
+            paths[name] = locate(data_dir, name, splits)
+        except DataError:
+            listing = image_folder.find([data_dir]) if listing is None else listing
+            if name not in listing:
+                raise DataError(f"{masks}: {name}: no image in {data_dir} has this id; see --image_dir") from None
+            paths[name] = listing[name]
+    return paths
+
+
 def build_cache(
     folder: Path,
     records: MaskFile,
@@ -58,12 +74,12 @@ def build_cache(
     """The decoded samples of a masks JSON, in a file below `folder` that is made where it is missing or stale. A task
     that an image's entry lacks is unknown, not absent; an empty mask says absent.
 
-    splits: where to look for the images, in this order.
+    splits: where to look for the images, in this order (see `locate_all`).
     """
     ids = sorted(records)
     if not ids:
         raise DataError(f"{records.path}: no image in it")
-    paths = {name: locate(data_dir, name, splits) for name in ids}
+    paths = locate_all(data_dir, ids, splits, records.path)
 
     def item(image_id: str) -> tuple[Path, list[dict | None]]:
         record = records[image_id]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MASKS, FINDINGS, SKIPPED, SHEET = "masks.json", "findings.csv", "skipped.csv", "contact_sheet.png"
+PAGE = "reading_room.html"
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,17 @@ class FilmStage:
             name: (self.overlay_path(name), fit_shape(size[0], size[1], overlays.SIDE)) for name, size in sizes.items()
         }
         overlays.save(self.folder / SHEET, overlays.contact_sheet(found, tasks, len(masks)))
+
+    def write_page(self) -> None:
+        """The reading room of the films that were read: one HTML file, or several of a large set."""
+        from chexseg.data.mask_files import MaskFile
+        from chexseg.evaluation import page
+
+        masks = MaskFile(self.output)
+        tasks = list(next(iter(masks.values()), {}))
+        if len(masks):
+            room = page.own_films({name: self.paths[name] for name in masks}, masks, tasks)
+            page.write_reading_room(self.folder, room, name=PAGE)
 
 
 @contextmanager

@@ -41,6 +41,10 @@ class Loader:
         iterator: Any = self._loader._iterator
         if iterator is not None:
             iterator._shutdown_workers()
+            for worker in iterator._workers:  # torch gives up after 5 s and sends SIGTERM, which they ignore
+                if worker.is_alive():
+                    worker.kill()
+                worker.join()
             self._loader._iterator = None
 
 

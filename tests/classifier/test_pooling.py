@@ -43,8 +43,8 @@ def test_gradients_are_autograds(pooling):
 
 def pooled(architecture, pooling, output_stride=32):
     average = make(architecture)
-    spec = ClassifierSpec(architecture, average.spec.tasks, pooling=pooling, output_stride=output_stride)
-    model = Classifier(spec).eval()
+    spec = ClassifierSpec(architecture, average.spec.tasks, pooling=pooling)
+    model = Classifier(spec, output_stride=output_stride).eval()
     model.load_state_dict(average.state_dict())
     return model
 
@@ -93,9 +93,9 @@ def naive_average(model, images, scales, mirror):
     for scale in scales:
         size = tuple(round(side * scale) for side in images.shape[2:])
         scaled = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
-        maps.append(cam.saliency(model, scaled)[0])
+        maps.append(cam.saliency(model, scaled)[0] * scale**2)
         if mirror:
-            maps.append(cam.saliency(model, torch.flip(scaled, [3]))[0].flip([3]))
+            maps.append(cam.saliency(model, torch.flip(scaled, [3]))[0].flip([3]) * scale**2)
     grid = max((m.shape[2:] for m in maps), key=lambda shape: shape[0])
     return torch.stack([torch.nn.functional.interpolate(m, grid, mode="bilinear") for m in maps]).mean(0)
 
@@ -107,6 +107,19 @@ def test_averaged_maps(scales, mirror):
     torch.testing.assert_close(maps, naive_average(model, images, scales, mirror))
     if scales[0] == 1:
         torch.testing.assert_close(p, cam.saliency(model, images)[1])
+
+
+@pytest.mark.parametrize("architecture", ["resnet10w32", "densenet121"])
+def test_a_denser_map_refines_the_coarse_one(architecture):
+    coarse, dense = make(architecture), pooled(architecture, "average", output_stride=16)
+    images = torch.randn(2, 3, 64, 96)
+    (old, p), (new, q) = (cam.averaged_saliency(model, images) for model in (coarse, dense))
+    # The same values at the coarse positions, but for what the finer average changes in p (1 - p) and, behind a ReLU,
+    # in the share of positions that are open.
+    old, new = (m / (v * (1 - v))[..., None, None] for m, v in ((old, p), (new, q)))
+    if architecture != "densenet121":
+        torch.testing.assert_close(new[..., ::2, ::2], old, rtol=1e-3, atol=float(1e-5 * old.max()))
+    assert new.shape[2:] == (4, 6) and 0.5 < new.max() / old.max() < 2
 
 
 def test_one_scale_without_a_mirror_is_the_plain_map():

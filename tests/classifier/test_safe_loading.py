@@ -71,6 +71,56 @@ def test_what_torch_saves_loads_the_same(tmp_path, content, new):
     torch.testing.assert_close(flat(found), flat(torch.load(tmp_path / "a.pt", weights_only=False)), rtol=0, atol=0)
 
 
+def text(word):
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
+def tensor(size, stride, count=2):
+    """The pickle of a tensor of `size` in the data "0" of `count` numbers, whatever that says."""
+    data = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(count) + b"tQ"
+    shape = number(size) + b"\x85" + number(stride) + b"\x85"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + data + number(0) + shape + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+def number(value):
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+HEX = text("ab")
+for _ in range(12):  # each makes it twice as long
+    HEX = b"c_codecs\nencode\n(" + HEX + text("hex" if HEX[:1] == b"c" else "latin1") + b"tR"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (HEX, "coding that nothing writes"),
+        (b"cbuiltins\nset\n" + tensor(10**5, 0) + b"\x85R", "container that is made of no list"),
+        (b"ccollections\nOrderedDict\n]" + tensor(10**5, 0) + b"a\x85R", "made of no pairs"),
+        (b"ccollections\nOrderedDict\n)R" + tensor(2, 1) + b"b", "state is none"),
+        (b"cany\nDict\n)R" + text("a") + b"Ns" + tensor(2, 1) + b"b", "state is no dict"),
+        (tensor(10**5, 1), "in 2 numbers"),
+        (tensor(2, 1) + b"(" + tensor(2, 1) + b"tb", "tensor with a state"),
+    ],
+    ids=["coding", "set", "pairs", "state", "state-of-unknown", "beyond", "shape-as-state"],
+)
+def test_a_small_file_makes_nothing_large(tmp_path, value, words):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}" + text("w") + tensor(2, 1) + b"s" + text("v") + value + b"s.")
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/data/0", bytes(8))
+    refused(tmp_path / "a.pt", words)
+
+
+@pytest.mark.parametrize("names", [("a/data.pkl", "a/DATA.PKL"), ("b/data.pkl", "a/DATA.pkl")])
+def test_two_pickles_whose_names_differ_in_case_are_refused(tmp_path, names):
+    """torch's reader of zips takes either for the other."""
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"\x80\x02}.")
+    refused(tmp_path / "a.pt", "two entries of one name|or several")
+
+
 def flat(value):
     """The tensors of a nested value, in order."""
     if isinstance(value, torch.Tensor):

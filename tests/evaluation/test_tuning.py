@@ -100,12 +100,13 @@ def test_cutoffs_by_hand():
 
 def test_best_is_the_first_of_equals_and_none_of_nothing():
     nan = float("nan")
-    assert tuning.best(np.array([[0.1, 0.3, 0.3], [nan, nan, nan], [nan, 0, 0]])).tolist() == [1, -1, 1]
+    scores = np.array([[0.1, 0.3, 0.3], [nan, nan, nan], [nan, 0, 0], [nan, 0.1, 0]])
+    assert tuning.best(scores).tolist() == [1, -1, -1, 1]
 
 
 def test_files_as_chexlocalize_has_them(tmp_path):
-    scores = np.array([[0.1, 0.25], [np.nan, np.nan]])
-    tuning.write_thresholds(tmp_path / "t.csv", ("x", "y"), (0.3, 0.7), tuning.best(scores))
+    scores = np.array([[0.1, 0.25], [np.nan, np.nan], [0, 0]])
+    tuning.write_thresholds(tmp_path / "t.csv", ("x", "y", "z"), (0.3, 0.7), tuning.best(scores))
     assert (tmp_path / "t.csv").read_text() == "threshold,task\n0.7,x\n"
-    tuning.write_cutoffs(tmp_path / "c.csv", ("x", "y"), (0.3, 0.7), scores)
+    tuning.write_cutoffs(tmp_path / "c.csv", ("x", "y", "z"), (0.3, 0.7), scores)
     assert (tmp_path / "c.csv").read_text() == "prob_threshold,mIoU,task\n0.3,0.100000,x\n0.7,0.250000,x\n"

@@ -46,7 +46,7 @@ def test_all_stages_are_here():
         "create_train_set_subsets.py", "segmentation_train.py", "segmentation_test.py", "make_tables.py",
         "pseudo_label_quality.py",
         "doctor.py",
-        "convert_masks.py", "segmentation_predict.py",
+        "convert_masks.py", "segmentation_predict.py", "segmentation_distillation.py",
     } == set(SCRIPTS)  # fmt: skip
 
 
