@@ -65,10 +65,13 @@ def folders() -> dict[str, Path]:
     return {name: Path(os.environ.get(name) or default).expanduser() for name, default in _DEFAULTS.items()}
 
 
-def _folder(variable: str, *, create: bool = False) -> Path:
+def _folder(variable: str, *, create: bool = False, create_named: bool = False) -> Path:
+    """`create` makes the default folder where it is missing, `create_named` the one that the variable names too."""
     value = os.environ.get(variable)
     if value:
         folder = Path(value).expanduser()
+        if create_named:
+            folder.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
             raise DataError(
                 f"{variable}={value}: no such folder; create it or point the variable elsewhere (doctor.py shows all)"
@@ -83,9 +86,9 @@ def _folder(variable: str, *, create: bool = False) -> Path:
     return folder
 
 
-def data_dir() -> Path:
+def data_dir(*, create: bool = False) -> Path:
     """The folder that contains `CheXpert/CheXpert-v1.0`."""
-    return _folder("CHEXPERT_DATA_DIR")
+    return _folder("CHEXPERT_DATA_DIR", create=create, create_named=create)
 
 
 def base_dir(*, create: bool = True) -> Path:
@@ -95,12 +98,23 @@ def base_dir(*, create: bool = True) -> Path:
 
 def gt_dir(*, create: bool = False) -> Path:
     """The folder with `test_encoded.json`, `test_labels.csv` and the annotation files."""
-    return _folder("TEST_SEG_LABELS_GT_BASE_PATH", create=create)
+    return _folder("TEST_SEG_LABELS_GT_BASE_PATH", create=create, create_named=create)
 
 
 def run_dir() -> Path:
-    """The default run folder: saliency maps and everything made from them."""
-    return base_dir() / "train_cams" / MODEL_NAME
+    """The default run folder: saliency maps and everything made from them. Where the published checkpoint's is not
+    there, the only one that is; DataError, which lists them, where there are several."""
+    folder = base_dir() / "train_cams"
+    default = folder / MODEL_NAME
+    if default.is_dir() or not folder.is_dir():
+        return default
+    runs = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(runs) > 1:
+        raise DataError(f"{default}: no such run; name one of {', '.join(path.name for path in runs)} in {folder}")
+    if runs and str(runs[0]) not in _announced and os.environ.get("RANK", "0") == "0":
+        _announced.add(str(runs[0]))
+        print(f"no run folder named: using {runs[0]}", file=sys.stderr)
+    return runs[0] if runs else default
 
 
 def irnet_dir() -> Path:

@@ -67,6 +67,13 @@ def run_folder(words: Sequence[str] | None) -> Path:
     return Path(*words) if words else constants.run_dir()
 
 
+def boundary_network(name: str) -> Path:
+    """The file of a path or of a name in the folder of boundary networks, which may lack its .pth."""
+    places = [Path(name), constants.irnet_dir() / name]
+    places += [place.with_name(place.name + ".pth") for place in places]
+    return next((place for place in places if place.is_file()), places[1])
+
+
 def main(args: argparse.Namespace) -> None:
     from chexseg.data import chexpert
     from chexseg.irnet import gates, source_choice, stages
@@ -75,6 +82,8 @@ def main(args: argparse.Namespace) -> None:
     run = run_folder(args.irn_pseudo_labels_save_dir)
     if args.irn_is_training:
         films = TrainFilms(run)
+    elif (run / "hdf5_files" / "train_set").exists():
+        raise UsageError(f"{run} is a run of the training set, whose masks would be lost: --irn_is_training True")
     else:
         films = OtherFilms(run, constants.LOCALIZATION_TASKS, constants.data_dir(), args.image_size)
     labels = args.csv_path
@@ -103,8 +112,7 @@ def main(args: argparse.Namespace) -> None:
             shard_size=args.shard_size,
         )
         return
-    weights = Path(args.irn_best_model_name)
-    weights = weights if weights.is_file() else constants.irnet_dir() / weights
+    weights = boundary_network(args.irn_best_model_name)
     size, left_out = {"image_size": films.size}, dict.fromkeys(NOT_OF_THE_WALK)
     inputs = [*films.inputs, weights, *gate.inputs]
     of_cams = provenance.describe(size, films.inputs, code=__file__)

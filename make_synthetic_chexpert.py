@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     chosen = {name: value for name, value in sizes.items() if value is not None}
     spec = replace(PRESETS[args.preset], seed=args.seed, **chosen)
     spec.check()
-    out_dir = constants.data_dir() if args.out_dir is None else args.out_dir.expanduser()
+    out_dir = constants.data_dir(create=True) if args.out_dir is None else args.out_dir.expanduser()
     gt_dir = args.gt_out or (constants.gt_dir(create=True) if args.out_dir is None else out_dir / "labels")
 
     from chexseg.phantom import dataset

@@ -41,23 +41,25 @@ fi
 workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 )) readers=
 # ---- Settings -------------------------------------------------------------------------------------------------------
 # All networks but the weak ones see the same number of images: epochs x --epoch_len, over teacher and student together.
+# `size` is the classifier's and the maps', `side` the segmentation networks'.
 case $preset in
   tiny)
-    phantom="--preset tiny" size=64 network=resnet10w32 encoder=resnet10w32 expert=10
+    phantom="--preset tiny" size=64 side=64 network=resnet10w32 encoder=resnet10w32 expert=10
     classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle"
     irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
     common="--lr 1e-3 --one_cycle --augment" decoder="--decoder_channels 64"
     weak="--num_epochs 2" epochs="--num_epochs 4 --epoch_len 20" # 80 draws
     teacher="--num_epochs 2 --epoch_len 20" student="--num_epochs 2 --epoch_len 20" ;;
   default)
-    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 network=resnet10w32 encoder=resnet10w32 expert=60
-    classifier="--num_epochs 11 --batch_size 16 --lr 2e-3 --augment --one_cycle --output_stride 16"
+    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=112 expert=60
+    network=resnet10w32 encoder=resnet10w32
+    classifier="--num_epochs 9 --batch_size 16 --lr 2e-3 --augment --one_cycle --output_stride 16"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--lr 2e-3 --one_cycle --augment" decoder="--decoder_channels 128"
-    weak="--num_epochs 1" epochs="--num_epochs 16 --epoch_len 280" # 4480 draws
-    teacher="--num_epochs 8 --epoch_len 280" student="--num_epochs 8 --epoch_len 280" ;;
+    weak="--num_epochs 1" epochs="--num_epochs 12 --epoch_len 640" # 7680 draws
+    teacher="--num_epochs 6 --epoch_len 640" student="--num_epochs 6 --epoch_len 640" ;;
   paper)
-    phantom= size=320 network=resnet18 encoder=resnet18 expert=147
+    phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
     irnet="--num_epochs 5" pseudo= subset=100
     common="--lr 1e-4" decoder= weak="--num_epochs 20"
@@ -182,16 +184,15 @@ expert_masks() {
 train() {
   step "train_$1" "$here/segmentation_train.py" --save_dir "$trials" --experiment_name "$1" --eval_masks_path "$rest" \
     --architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --encoder_weights "$ckpt" \
-    --image_size $size $decoder $common $readers "${@:2}"
+    --image_size $side $decoder $common $readers "${@:2}"
 }
 
-# 6. Networks that need experts' masks only: the paper's full supervision, ours with the better loss (and smaller
-# batches: more steps for the same draws), and the first half of CheXseg+, whose masks of the pool teach its second half.
+# 6. Ours: experts' masks with the better loss (and smaller batches: more steps for the same draws), and CheXseg+, half of
+# whose draws train a teacher, and half a student on what the teacher makes of the films that have labels only.
 experts() {
   expert_masks
   local masks=(--train_set valid --train_masks_path "$truth/valid_encoded_$expert.json")
   local plus="--loss bce_dice --batch_size 4"
-  train full "${masks[@]}" $epochs
   train full_plus "${masks[@]}" $plus $epochs
   train teacher "${masks[@]}" $plus $teacher
   step train_chexseg_plus "$here/segmentation_distillation.py" --save_dir "$trials" --experiment_name chexseg_plus \
@@ -201,7 +202,7 @@ experts() {
 }
 
 # 1. to 5. Pseudo masks of the training set: saliency maps, masks by a threshold, relation labels by a dense CRF, a network
-# that finds boundaries, masks by a random walk that stops at them. 6. Networks that train on them.
+# that finds boundaries, masks by a random walk that stops at them. 6. The paper's networks.
 walk=best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth
 pseudo() {
   step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
@@ -219,6 +220,7 @@ pseudo() {
     [ ! -e "$steps/failed" ] || return 1
     sleep 1
   done
+  train full --train_set valid --train_masks_path "$truth/valid_encoded_$expert.json" $epochs
   train weak_cam --train_masks_path "$run/pseudo_seg_labels_encoded_cams.json" $weak
   train weak_irnet --train_masks_path "$run/pseudo_seg_labels_encoded_irnet.json" $weak
   train chexseg --ss_expert_annotations_masks_path "$truth/valid_encoded_$expert.json" \

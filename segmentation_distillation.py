@@ -83,8 +83,14 @@ def main(args: argparse.Namespace) -> None:
     data = constants.data_dir()
     csv = args.labels_path or chexpert.split_csv(data, "train")
     frame = chexpert.frontal(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES))
-    places = {"data_dir": data, "cache_dir": constants.cache_dir(), "splits": EXPERT, "aliases": constants.ALIASES}
-    films = rounds.Films(**places, experts=args.expert_masks_path, evaluation=args.eval_masks_path)
+    films = rounds.Films(
+        data_dir=data,
+        cache_dir=constants.cache_dir(),
+        splits=EXPERT,
+        aliases=constants.ALIASES,
+        experts=args.expert_masks_path,
+        evaluation=args.eval_masks_path,
+    )
     teaching = rounds.Teaching(
         targets=args.targets,
         temperature=args.temperature,

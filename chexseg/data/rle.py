@@ -18,13 +18,15 @@ _MAX_DIGITS = 7  # of base 32, in a difference of two such runs
 
 def encode(masks: np.ndarray) -> list[dict]:
     """(T, h, w) masks, non-zero = inside -> T run-length masks."""
-    columns = np.asfortranarray(np.moveaxis(np.asarray(masks) != 0, 0, -1).astype(np.uint8))
+    columns = np.asfortranarray(np.moveaxis(np.asarray(masks) != 0, 0, -1).view(np.uint8))
     return [{"size": list(rle["size"]), "counts": rle["counts"].decode()} for rle in coco.encode(columns)]
 
 
 def empty(size: Sequence[int]) -> dict:
     """The run-length mask of `size` (h, w) without a pixel."""
-    return encode(np.zeros((1, *size), np.uint8))[0]
+    height, width = (int(n) for n in size)
+    run = coco.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)  # no pixel is touched
+    return {"size": [height, width], "counts": run["counts"].decode()}
 
 
 def decode(rles: Sequence[Mapping]) -> np.ndarray:

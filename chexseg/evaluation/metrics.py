@@ -117,7 +117,8 @@ def overlap(
             if our is not None and list(our["size"]) != list(their["size"]):
                 raise DataError(
                     f"{image}: {tasks[column]}: prediction is {_size(our)}, ground truth is {_size(their)}; "
-                    "make the prediction at the original's size (pred_segmentation.py --phase test)"
+                    "both must have the original film's: make again the one that has not (a prediction: "
+                    "pred_segmentation.py --phase test; ground truth: gt_segmentation.py)"
                 )
         counts[:, row, columns] = _pair_counts(pairs)
     notes = [f"no prediction of {len(absent)} images, not scored: {some(absent)}"] if absent else []

@@ -13,7 +13,7 @@ from chexseg.evaluation.figure import COLOURS, THEMES, grey, outlined
 BACKGROUND, TEXT, FAINT = THEMES["dark"]
 
 BACKGROUND, TEXT, FAINT = THEMES["dark"]
-SIDE = 768  # longer side of an overlay's film in pixels
+SIDE = 640  # longer side of an overlay's film in pixels
 CELL, SHEET = 232, 60  # side of a film on the contact sheet, and how many films it has at most
 LINE, MARGIN = 22, 8
 

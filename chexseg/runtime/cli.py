@@ -80,10 +80,19 @@ def run(
 ) -> NoReturn:
     """Parse, run `main(args)`, exit: 0 done, 1 bad data, 2 wrong usage, 130 interrupted, 143 terminated.
 
-    Blank arguments (`\\ ` at the end of a pasted line) are dropped.
+    Blank arguments (`\\ ` at the end of a pasted line) are dropped, and a line says what the shell made of them.
     """
     parser = build_parser()
-    args = parser.parse_args([a for a in (sys.argv[1:] if argv is None else argv) if a == "" or a.strip()])
+    words = sys.argv[1:] if argv is None else argv
+    kept = [word for word in words if word == "" or word.strip()]
+    if len(kept) < len(words) and distributed.is_main():
+        print(
+            f"{parser.prog}: a blank stands among the options: did one follow a backslash at a line's end? "
+            "The shell ends the command there, and the lines below are not part of it",
+            file=sys.stderr,
+            flush=True,
+        )
+    args = parser.parse_args(kept)
     handler = signal.signal(signal.SIGTERM, _terminated)
     started, status = time.monotonic(), 0
     try:

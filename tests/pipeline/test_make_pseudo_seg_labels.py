@@ -128,6 +128,13 @@ def test_bytes_do_not_depend_on_shards(relation_run):
     assert found[0] == found[1] == found[2]
 
 
+def test_masks_of_the_training_run_are_not_overwritten(relation_run, capsys):
+    before = {path: path.read_bytes() for path in relation_run.glob("pseudo*.json")}
+    assert pseudo("--irn_is_training", "False") == 2
+    assert "--irn_is_training True" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in relation_run.glob("pseudo*.json")} == before
+
+
 def test_another_set_at_its_own_size(relation_run, six_films):
     """A run without hdf5_files and labels: images from CheXpert's relation_run, masks of the originals' size."""
     other = six_films / "base" / "test_cams"
