@@ -20,7 +20,7 @@ from pathlib import Path
 import constants
 from chexseg.data.mask_formats import FORMATS
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli
+from chexseg.runtime import cli, leak_guard
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
         raise DataError(f"{args.input}: no image in it")
     images = image_folder.find([args.images]) if args.images else {}
     names = {name: path.relative_to(args.images).as_posix() for name, path in images.items()}
+    leak_guard.inherit(args.output, [args.input])
     count = mask_formats.write(
         args.target_format,
         args.output,

@@ -71,12 +71,12 @@ def main(args: argparse.Namespace) -> None:
     folder, truth_path = args.output_dir, args.ground_truth or constants.gt_dir() / "test_encoded.json"
     image_dir = (args.image_dir or constants.data_dir()) if args.num_examples else None
     pseudo_paths = {name or "Pseudo masks": path for name, path in args.pseudo}
-    quality = folder / report.QUALITY
+    beside = [folder / name for name in (report.QUALITY, *([report.BUDGET] if args.style else []))]
     records = [leak_guard.path_of(path) for path in paths.values() if leak_guard.path_of(path).is_file()]
-    more_inputs = [path for path in (args.all_images, *records) if path]
+    more_inputs = [*(path for path in beside if path.is_file()), args.all_images, *records]
     record = provenance.describe(
         vars(args) | {"method": list(paths), "pseudo": list(pseudo_paths)},
-        [truth_path, *paths.values(), *pseudo_paths.values(), quality if quality.is_file() else None, *more_inputs],
+        [truth_path, *paths.values(), *pseudo_paths.values(), *more_inputs],
         code=__file__,
     )
     places = [str(place and place.resolve()) for place in (image_dir, args.maps)]

@@ -3,10 +3,10 @@
 #
 #   bash reproduce.sh            phantom X-rays in ./workspace; about 8 minutes on 2 cores after installation
 #   bash reproduce.sh tiny       the same on 64-pixel phantoms, in about a minute
-#   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name
+#   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name, after doctor.py
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
 #   --workspace DIR              everything under DIR instead of ./workspace
-#   --processes N                heavy stages under torchrun in N processes, one for each GPU
+#   --processes N                heavy stages under torchrun in N processes, one for each GPU (fewer, where batches are small)
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
@@ -70,6 +70,7 @@ esac
 
 if [ "$preset" = paper ]; then
   : "${CHEXPERT_DATA_DIR:?}" "${OBJ_EFFICIENCY_BASE_PATH:?}" "${TEST_SEG_LABELS_GT_BASE_PATH:?}"
+  mkdir -p "$OBJ_EFFICIENCY_BASE_PATH"
 else
   export CHEXPERT_DATA_DIR=$workspace/data
   export OBJ_EFFICIENCY_BASE_PATH=$workspace/base
@@ -80,12 +81,24 @@ base=$OBJ_EFFICIENCY_BASE_PATH truth=$TEST_SEG_LABELS_GT_BASE_PATH report=$works
 mkdir -p "$steps"
 rm -f "$steps"/{failed,*.done}
 
+# ranks COMMAND...: how many processes can share it. An epoch is cut into even batches, of half --batch_size at least, and
+# each process of a training needs an image of each.
+ranks() {
+  local batch=$((2 * processes))
+  case $1 in
+    */train.py | */train_irnet.py) batch=16 ;;
+    */segmentation_train.py | */segmentation_distillation.py) batch=8 ;;
+  esac
+  [[ " $* " != *" --batch_size 4 "* ]] || batch=4
+  echo $((processes < batch / 2 ? processes : batch / 2))
+}
+
 # step NAME COMMAND...: print the command, run it, keep its time (the longest, where a run was taken up again).
 step() {
   local name=$1 started seconds longest runner=("$PYTHON")
   shift
   if [ "$processes" -gt 1 ] && grep -q "add_run_options\|RunOptions" "$1"; then
-    runner=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$processes")
+    runner=("$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$(ranks "$@")")
   fi
   [ ! -e "$steps/failed" ] || return 1 # the other lane has said why
   printf '\n== %s\n$ python' "$name"
@@ -104,7 +117,7 @@ step() {
 }
 
 # both LANE LANE: two functions at once, a core for each; one after the other with the paper's settings, which fill a
-# machine, or on a single core. A lane that fails stops the other before its next step.
+# machine, or on a single core. A lane that fails stops the other before its next step; a signal ends both.
 both() {
   if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
     "$1"
@@ -112,22 +125,35 @@ both() {
     return
   fi
   local lane lanes=() status=0
+  set -m # a process group for each lane: left to themselves, they would outlive this script, and hear no Ctrl-C
+  trap 'for lane in "${lanes[@]}"; do kill -TERM -- "-$lane" 2>/dev/null || true; done; wait; exit 143' INT TERM HUP
   for lane in "$@"; do
-    (export OMP_NUM_THREADS=1; "$lane" 2>&1 | sed -u "s/^/[$lane] /") &
+    (set +m; export OMP_NUM_THREADS=1; "$lane" 2>&1 | sed -u "s/^/[$lane] /") </dev/null &
     lanes+=($!)
   done
+  set +m
   for lane in "${lanes[@]}"; do
     wait "$lane" || status=1
   done
+  trap - INT TERM HUP
   return $status
 }
 
 # ---- The pipeline ---------------------------------------------------------------------------------------------------
 echo "Preset $preset, everything under $workspace"
 ckpt=$(realpath -ms "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
-run=$base/train_cams/$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
+name=$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
+run=$base/train_cams/$name run_test=$base/test_cams/$name run_valid=$base/valid_cams/$name
 rest=$truth/valid_encoded_rest.json # the experts' validation images
 trials=$base/seg_trials
+
+# What stands in the way of days of work is said before they begin; afterwards the disk has less room than all needs.
+asked="$CHEXPERT_DATA_DIR $base $truth $ckpt"
+if [ "$preset" = paper ] && [ "$(cat "$steps/doctor" 2>/dev/null)" != "$asked" ]; then
+  "$PYTHON" "$here/doctor.py" ${CHEXSEG_CKPT:+--ckpt_path "$ckpt"} --encoder $encoder --image_size $size \
+    --expert_len $expert --subset_len $subset
+  echo "$asked" >"$steps/doctor"
+fi
 
 # 0. X-rays and a classifier of them, where you have none.
 # shellcheck disable=SC2086  # the presets' options are lists of words
@@ -203,7 +229,7 @@ pseudo() {
   # To look at: maps and pseudo masks of the test set. To measure: maps of the experts' images.
   step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
     --save_dir_predictions "$base/test_cams" --save_cams True $readers
-  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "${run/train_cams/test_cams}" \
+  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
     --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
   step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size \
     --save_dir_predictions "$base/valid_cams" --save_cams True $readers
@@ -215,7 +241,7 @@ both experts pseudo
 # 4. How good each kind of pseudo mask is, on the experts' validation images.
 step teacher_masks "$here/segmentation_test.py" --model_path "$trials/teacher/best_model.pth" --allow_leak True \
   --test_masks_path "$rest" --output_path "$trials/teacher/valid_masks.json" $readers
-step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "${run/train_cams/valid_cams}" \
+step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "$run_valid" \
   --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
 
 # 7. Their masks of the test set.
@@ -230,7 +256,7 @@ step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$trut
 # 8. Tables, the sheet, and the page that shows every film.
 [ ! -f "$truth/test_human_encoded.json" ] || rows+=(--human "$truth/test_human_encoded.json")
 step table "$here/make_tables.py" --ground_truth "$truth/test_encoded.json" --output_dir "$report" "${rows[@]}" \
-  --maps "${run/train_cams/test_cams}" --pseudo "${run/train_cams/test_cams}/pseudo_seg_labels_encoded_irnet.json"
+  --maps "$run_test" --pseudo "$run_test/pseudo_seg_labels_encoded_irnet.json"
 
 echo
 cat "$report/table.md"

@@ -6,7 +6,7 @@
     our recipe: add --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 --paste 0.5
                 --loss bce_dice --from_teacher True --augment True --one_cycle True
     tiny:       add --batch_size 4 --num_epochs 1 --epoch_len 16
-    GPUs:       torchrun --nproc_per_node 8 segmentation_distillation.py ...
+    GPUs:       torchrun --nproc_per_node 4 segmentation_distillation.py ...
 
 As it stands it is the paper's knowledge distillation: the teacher's logits at temperature 6 are the targets. The
 student has the teacher's architecture. Writes <save_dir>/<experiment_name>/: pool_masks.json (the teacher's masks; a
@@ -66,6 +66,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--expert_sizes and --floor are about findings that a label states: they need --gate labels")
     if args.expert_sizes and not 0 <= args.expert_sizes[0] <= args.expert_sizes[1] <= 100:
         raise UsageError(f"--expert_sizes {args.expert_sizes}: expected two percentiles, the lower one first")
+    if args.targets == "logits" and args.gate == "labels" and args.paste:
+        raise UsageError("--paste with --gate labels needs --targets masks: a label does not know of what was pasted")
     if args.from_teacher and args.encoder_weights:
         raise UsageError("--from_teacher True starts from the whole teacher: leave --encoder_weights out")
 

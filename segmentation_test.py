@@ -109,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
         if not path.is_file():
             raise DataError(f"{path}: no such network; train one with segmentation_train.py")
     truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
-    films = read_list(args.all_images) if args.all_images else None
+    films = read_list(args.all_images, constants.ALIASES) if args.all_images else None
     paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted({*truth, *(films or ())})}
     options = {key: value for key, value in vars(args).items() if key not in PATHS}
     for model_path, output_path in zip(args.model_path, args.output_path, strict=True):

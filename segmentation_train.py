@@ -5,7 +5,7 @@
         --eval_masks_path expert_valid.json --encoder_weights_type CheXpert --encoder_weights classifier.ckpt \\
         --semi_supervised True --weighted True --strong_labels_weight 0.9 --valid_common_pathologies True
 
-    tiny: add --image_size 64 --batch_size 4 --num_epochs 1; GPUs: torchrun --nproc_per_node 8 segmentation_train.py ...
+    tiny: add --image_size 64 --batch_size 4 --num_epochs 1; GPUs: torchrun --nproc_per_node 4 segmentation_train.py ...
 
 Writes <save_dir>/<experiment_name>/: best_model.pth, thresholds.txt (JSON list, one per task), args.json, log.jsonl and
 checkpoint.pt, from which the same command goes on.
@@ -121,8 +121,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.training import draws, loop
 
     options, tasks, device = RunOptions.of(vars(args)), constants.LOCALIZATION_TASKS, distributed.device(args.device)
-    auto = args.normalisation == "auto"
-    normalisation = networks.normalisation_for(weights, kind) if auto else args.normalisation
+    normalisation = args.normalisation if args.normalisation != "auto" else networks.normalisation_for(weights, kind)
     more = {"image_size": args.image_size, "normalisation": normalisation, "decoder_channels": args.decoder_channels}
     spec = networks.SegmentationSpec(args.architecture, encoder, tasks, **more)
     loop.seed_everything(args.seed)
@@ -140,7 +139,8 @@ def main(args: argparse.Namespace) -> None:
     elif args.epoch_len:
         order = draws.mixed(n_strong + n_weak, 0, strong_weight=1.0, **epoch)
     dataset = SegmentationSet([*strong, *weak], augment=args.augment)
-    more = {"folder": folder, "order": order, "loss": args.loss, "common": common}
+    sources = [path for masks in files for path, _ in masks]
+    more = {"folder": folder, "order": order, "loss": args.loss, "common": common, "sources": sources}
     trainer = SegmentationTrainer(model.to(device), spec, dataset, SegmentationSet(evaluation), options=options, **more)
     trainer.say_counts()
     loop.fit(trainer, run.with_inputs(inputs_of(strong, weak, evaluation, source=source)), options)

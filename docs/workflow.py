@@ -30,7 +30,7 @@ BOXES = {
     "outlines": Box(0, 1.3, "Expert outlines,\nvalidation films", (), "input"),
     "test_outlines": Box(0, 0, "Two readers,\ntest films", (), "input"),
     "classifier": Box(1, 4.6, "Classifier", ("classifier",)),
-    "maps": Box(2, 4.6, "Saliency maps\n(Grad-CAM)", ("saliency_maps", "test_saliency_maps")),
+    "maps": Box(2, 4.6, "Saliency maps\n(Grad-CAM)", ("saliency_maps", "test_saliency_maps", "valid_saliency_maps")),
     "threshold": Box(2, 3.45, "Threshold masks", ("threshold_masks",)),
     "hdf5": Box(3, 4.6, "Films and maps\nin one file", ("hdf5",)),
     "relations": Box(4, 4.6, "Relation labels\n(dense CRF)", ("relation_labels",)),
@@ -42,8 +42,8 @@ BOXES = {
     "truth": Box(1.5, 0, "Test masks", ("test_masks", "radiologist_masks")),
     "weak_cam": Box(6.35, 4.6, "Weak (Grad-CAM)", ("train_weak_cam",), "weak_cam"),
     "weak_irnet": Box(6.35, 3.5, "Weak (IRNet)", ("train_weak_irnet",), "weak_irnet"),
-    "chexseg": Box(6.35, 2.4, "CheXseg", ("train_chexseg",), "chexseg"),
-    "full": Box(6.35, 1.3, "Fully supervised", ("train_full",), "full"),
+    "chexseg": Box(6.35, 2.4, "CheXseg", ("train_chexseg", "train_chexseg_plus"), "chexseg"),
+    "full": Box(6.35, 1.3, "Fully supervised", ("train_full", "train_full_plus", "train_teacher"), "full"),
     "predictions": Box(7.6, 2.95, "Masks of\ntest films", ("test_masks_of_methods",)),
     "report": Box(8.75, 2.95, "Tables, picture,\nreport page", ("table",)),
 }
@@ -79,7 +79,7 @@ def steps(script: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, path in re.findall(r'\bstep\s+"?([\w$]+)"?\s+"\$here/([\w/]+\.py)"', script):
         if name.endswith("$1"):
-            for argument in re.findall(r"^weak_on (\w+)", script, re.M):
+            for argument in re.findall(r"^ *train (\w+)", script, re.M):
                 found[name.replace("$1", argument)] = path
         else:
             found[name] = path

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pred_path", type=Path, help="masks JSON instead of maps: choose cut-offs alone")
     add("--predictions", type=Path, help="predictions.csv with the probabilities that go with --pred_path")
     add("--gt_path", type=Path, help="expert masks JSON [$TEST_SEG_LABELS_GT_BASE_PATH/valid_encoded.json]")
-    add("--all_images", type=Path, help="label file of the whole set: its films that --gt_path lacks show no finding")
+    add("--all_images", type=Path, help="label file of the set: films without a finding that --gt_path lacks")
     add("--criterion", choices=("pooled", "per_image"), default="pooled", help="per_image: CheXlocalize's own mIoU")
     cli.add_boolean(parser, "--only_positive", help="thresholds by films with the finding, for masks gated by labels")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to tune")
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.evaluation import film_list, metrics, tuning
 
     there = maps if maps else MaskFile(args.pred_path, constants.ALIASES)
-    listed = film_list.read_list(args.all_images) if args.all_images else []
+    listed = film_list.without_finding(args.all_images, truth, tasks, constants.ALIASES) if args.all_images else []
     images = [image for image in truth if image in there]
     images += [image for image in listed if image in there and image not in truth]
     if not images:

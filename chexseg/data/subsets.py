@@ -9,7 +9,7 @@ from pathlib import Path
 from chexseg.data import mask_files, rle, task_counts
 from chexseg.data.chexpert import patient_of
 from chexseg.errors import DataError
-from chexseg.runtime import provenance, shards
+from chexseg.runtime import leak_guard, provenance, shards
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ def split_by_patient(ids: Sequence[str], count: int, seed: int) -> tuple[list[st
 
 
 def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, record: dict) -> None:
-    """Write the masks of some images of a masks JSON to another one, sealed with `provenance.describe`'s record."""
+    """Write the masks of some images of a masks JSON to another one, sealed with `provenance.describe`'s record. Whose
+    patients made the source made the subset too."""
+    leak_guard.inherit(path, [source.path])
     mask_files.write(path, ((image_id, source[image_id]) for image_id in ids))
     shards.seal(path, record, provenance.fingerprint(record))
     written = mask_files.MaskFile(path)

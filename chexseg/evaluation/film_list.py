@@ -5,6 +5,7 @@ pooled score counts its pixels in the union, too: whoever has the list of all fi
 """
 
 import csv
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from chexseg.errors import DataError
 from chexseg.evaluation.metrics import some
 
 Masks = Mapping[str, Mapping]
+log = logging.getLogger(__name__)
 
 
 class FilmList(dict[str, frozenset[str]]):
@@ -41,6 +43,26 @@ def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
         if view == "Frontal" if view else "lateral" not in film:
             films[film] = frozenset(aliases.get(task, task) for task, value in row.items() if value in ("1", "1.0"))
     return films
+
+
+def without_finding(
+    path: Path, truth: Mapping[str, Masks], tasks: Sequence[str], aliases: Mapping[str, str] | None = None
+) -> FilmList:
+    """The list without the films that `truth` lacks although their labels have a finding, which a log line tells of.
+
+    To choose by: such a film is one that was not outlined, or that the other part of a split has, so that its masks are
+    unknown, not absent. (Scores take it as CheXlocalize does, see `complete`.)
+    """
+    listed = read_list(path, aliases)
+    unknown = [film for film, found in listed.items() if film not in truth and found & set(tasks)]
+    if unknown:
+        log.warning(
+            "%s: %d films have a finding by their labels but no expert mask; they are left out: %s",
+            path,
+            len(unknown),
+            some(unknown),
+        )
+    return FilmList({film: found for film, found in listed.items() if film not in set(unknown)})
 
 
 class Joined(Mapping[str, Masks]):

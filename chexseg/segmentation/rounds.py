@@ -245,7 +245,7 @@ def student(
     )
     given = (model, spec, dataset, SegmentationSet(evaluation))
     more: dict[str, Any] = {"folder": folder, "order": order, "options": options, "loss": teaching.loss}
-    more["teacher_paths"] = teacher_paths
+    more["sources"] = [*teacher_paths, pool.masks_path]
     if teaching.targets == "masks":
         return trainers.StudentTrainer(*given, **more)
     labels = None

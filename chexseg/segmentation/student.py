@@ -1,7 +1,6 @@
 """Training a student on experts' films and on a teacher's masks, or probabilities, of a pool of others."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,24 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from chexseg.data.images import normalise
-from chexseg.runtime import leak_guard
 from chexseg.segmentation.distillation import TOP
-from chexseg.segmentation.training import BEST, THRESHOLDS, SegmentationTrainer
+from chexseg.segmentation.training import SegmentationTrainer
 from chexseg.training.trainer import Batch
 
 
 class StudentTrainer(SegmentationTrainer):
     """`SegmentationTrainer` on a `pasting.StudentSet`, whose experts alone are tallied: thresholds come from what
-    people drew. teacher_paths: whose masks the student learns from, and so whose patients it is chosen on too."""
-
-    def __init__(self, *args: Any, teacher_paths: Sequence[Path] = (), **options: Any):
-        super().__init__(*args, **options)
-        self.teacher_paths = list(teacher_paths)
-
-    def _record_patients(self) -> None:
-        super()._record_patients()
-        for name in (BEST, THRESHOLDS):
-            leak_guard.inherit(self.folder / name, [self.folder / name, *self.teacher_paths])
+    people drew."""
 
     def tally(self, outputs: Tensor, batch: Batch) -> Tensor:
         experts = ~batch["weak"]

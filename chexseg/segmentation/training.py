@@ -30,7 +30,8 @@ class SegmentationTrainer(Trainer):
     """A loss over the samples of `dataset`, Adam, the epoch and its thresholds by those of `evaluation`.
 
     loss: a name in `losses.SEGMENTATION_LOSSES`. common: choose the epoch by these tasks alone, with thresholds from
-    the training set (`Evaluator`).
+    the training set (`Evaluator`). sources: the masks files, and networks that made them: the patients that these were
+    trained or chosen on count as this network's too.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class SegmentationTrainer(Trainer):
         options: RunOptions,
         loss: str = "dice",
         common: Sequence[str] = (),
+        sources: Sequence[Path] = (),
     ):
+        self.sources = list(sources)
         self.model, self.spec, self.folder, self.order = model, spec, folder, order
         self.loss = SEGMENTATION_LOSSES[loss]
         self.dataset = dataset
@@ -91,6 +94,8 @@ class SegmentationTrainer(Trainer):
         sources = set(self.evaluator.threshold_sources()) - {"none", "validation"}
         leak_guard.record(self.folder / BEST, {"trained": trained, "epoch and thresholds": chosen})
         leak_guard.record(self.folder / THRESHOLDS, {"thresholds": chosen | trained if sources else chosen})
+        for name in (BEST, THRESHOLDS):
+            leak_guard.inherit(self.folder / name, [self.folder / name, *self.sources])
 
     def say_counts(self) -> None:
         """Log how many images show each task, lack it or do not say, and where its threshold will come from."""

@@ -106,7 +106,10 @@ def batches(
         raise UsageError(f"--batch_size {batch_size} cannot be divided among {world_size} processes")
     parts = np.array_split(np.arange(len(order)), -(-len(order) // batch_size))
     if len(parts[-1]) < world_size:
-        raise DataError(f"{len(order)} images are too few for {world_size} processes; start fewer")
+        raise DataError(
+            f"{len(order)} images in batches of {batch_size} at most come down to {len(parts[-1])} in a batch, too few "
+            f"for {world_size} processes; start fewer, or raise --batch_size"
+        )
     return [[Draw(int(order[p]), (*key, int(p))) for p in part[rank::world_size]] for part in parts]
 
 

@@ -124,6 +124,7 @@ def test_a_student_can_start_from_its_teacher(world, tmp_path):
         ("--expert_sizes 20 80", "--gate labels"),
         ("--gate labels --expert_sizes 80 20", "the lower one first"),
         ("--from_teacher", "leave --encoder_weights out"),
+        ("--gate labels --paste 0.5", "needs --targets masks"),
         ("--teacher_path nowhere.pth", "nowhere.pth"),
         ("--labels_path nowhere.csv", "nowhere.csv"),
     ],

@@ -136,6 +136,21 @@ def test_times_are_refreshed_without_making_the_report_again(files):
     assert (files / "out" / "table.csv").stat().st_mtime_ns == table
 
 
+def test_another_label_budget_is_drawn_anew(files):
+    budget, made = files / "out" / "label_budget.csv", files / "out" / "table.manifest.json"
+    command = [*arguments(files), "--output_dir", files / "out", "--style", "light", "--num_examples", 1]
+    command += ["--page", "False"]
+    budget.parent.mkdir()
+    budget.write_text("method,n_expert,iou\nfull,10,0.2\nfull,20,0.3\n")
+    run(*command)
+    before = made.stat().st_mtime_ns
+    run(*command)
+    assert made.stat().st_mtime_ns == before
+    budget.write_text("method,n_expert,iou\nfull,10,0.2\nfull,20,0.4\n")
+    run(*command)
+    assert made.stat().st_mtime_ns != before
+
+
 def test_make_tables_without_pictures_needs_no_image(files):
     run(*arguments(files), "--output_dir", files / "out", "--num_examples", 0, "--image_dir", files / "none")
     made = ["metrics.csv", "paired.csv", "table.csv", "table.manifest.json", "table.md"]

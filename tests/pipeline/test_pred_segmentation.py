@@ -12,6 +12,7 @@ from chexseg.data import rle
 from chexseg.data.images import upsample
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
+from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import SCORED, TASKS, name, run
 
 
@@ -87,9 +88,11 @@ def test_pred_segmentation_runs_again_only_when_something_changed(run_folder):
 def test_chexlocalize_thresholds_and_cutoffs(run_folder, tmp_path):
     (tmp_path / "thresholds.csv").write_text("threshold,task\n0.7,Lung Opacity\n")
     (tmp_path / "cutoffs.csv").write_text("prob_threshold,mIoU,task\n0.5,0.1,Edema\n0.3,0.1,Lung Opacity\n")
+    leak_guard.record(tmp_path / "thresholds.csv", {"thresholds": ["patient00009"]})
     run("localization_eval/pred_segmentation.py", "--map_dir", run_folder, "--protocol", "chexlocalize", *SCORED,
         "--threshold_path", tmp_path / "thresholds.csv", "--prob_cutoff_path", tmp_path / "cutoffs.csv")  # fmt: skip
-    store = saliency_store.open_maps(run_folder)
+    store, record = saliency_store.open_maps(run_folder), leak_guard.read(run_folder / "seg_labels_encoded.json")
+    assert record == leak_guard.read(tmp_path / "thresholds.csv") != {}
     for image, entry in MaskFile(run_folder / "seg_labels_encoded.json").items():
         large = upsample(store[image]["maps"][1:2], (16, 16))[0]
         stretched = (large - large.min()) / (large.max() - large.min())

@@ -13,6 +13,7 @@ import torch
 import constants
 from chexseg.data import mask_files
 from chexseg.data.mask_files import MaskFile
+from chexseg.runtime import leak_guard
 from tests.pipeline.segmentation_world import (
     COMMON,
     FULL,
@@ -205,6 +206,8 @@ def split_tasks(world, folder):
 def test_sets_with_different_annotations_train_one_network(world, tmp_path, caplog, loss):
     caplog.set_level("INFO")
     split_tasks(world, tmp_path)
+    leak_guard.record(tmp_path / "teacher.pth", {"trained": ["patient00400"]})
+    leak_guard.inherit(tmp_path / "alone.json", [tmp_path / "teacher.pth"])  # as if a network had drawn them
     both = f"--train_set valid --train_masks_path {tmp_path}/alone.json {tmp_path}/others.json --loss {loss} --ema 0.9"
     assert train(world, both, "--eval_masks_path {world}/eval.json {world}/eval.json")[0] == 0
     folder = tmp_path / "seg_trials" / "segmentation"
@@ -216,8 +219,9 @@ def test_sets_with_different_annotations_train_one_network(world, tmp_path, capl
     assert f"{said}threshold from validation" in caplog.messages
     assert "Edema: training 0 with, 3 without, 5 unknown" in caplog.text  # one entry of the world lacks it anyway
     assert "Edema: no training image shows it, so that it is not learnt and never predicted" in caplog.messages
-    trained = json.loads((folder / "best_model.pth.chosen_on.json").read_text())["best_model.pth"]
-    assert len(trained["trained"]) == 8 and len(trained["epoch and thresholds"]) == 4
+    record = leak_guard.read(folder / "best_model.pth")
+    assert len(record["best_model.pth"]["trained"]) == 8 and len(record["best_model.pth"]["epoch and thresholds"]) == 4
+    assert record["teacher.pth"] == {"trained": [leak_guard.hashed("patient00400")]}
 
 
 def test_what_is_unknown_does_not_change_the_network(world, tmp_path):

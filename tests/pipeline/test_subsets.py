@@ -7,6 +7,7 @@ import pytest
 from chexseg.data import chexpert, mask_files, rle
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
+from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import entry, name, run
 
 
@@ -29,6 +30,16 @@ def test_subset_of_the_pseudo_masks(tmp_path):
         run("create_train_set_subsets.py", "--map_dir", tmp_path, "--subset_len", 7, "--pseudo_labels_type", "irnet")
     with pytest.raises(DataError, match="pseudo_seg_labels_encoded_cams.json: no such masks file"):
         run("create_train_set_subsets.py", "--map_dir", tmp_path)
+
+
+def test_a_subset_comes_from_the_same_patients_as_its_source(tmp_path):
+    source = tmp_path / "pool_masks.json"
+    mask_files.write(source, [(name(i), entry(1, 1)) for i in range(4)])
+    leak_guard.record(source, {"trained": ["patient00009"]})
+    run("create_train_set_subsets.py", "--masks_path", source, "--subset_len", 2)
+    run("convert_masks.py", "--from", "masks", "--input", source, "--to", "coco", "--output", tmp_path / "coco.json")
+    for made in ("pool_masks_2.json", "coco.json"):
+        assert leak_guard.read(tmp_path / made) == leak_guard.read(source) != {}
 
 
 def test_expert_split_keeps_patients_together(tmp_path, caplog):

@@ -83,6 +83,21 @@ def test_patients_are_recorded_and_nothing_is_done_twice(setting, tmp_path):
     assert len(leak_guard.read(tmp_path / "t.csv")["t.csv"]["thresholds"]) == 6
 
 
+def test_a_film_whose_label_has_a_finding_is_not_taken_for_one_without(setting, tmp_path, caplog):
+    """The other part of a split, for example: nobody says that nothing is to be outlined there."""
+    folder, _, expert = setting
+    csv, film = tmp_path / "all.csv", "x/train/patient00006/study1/view1_frontal.jpg"
+    given = ("--map_dir", folder, "--gt_path", expert, "--threshold_path", tmp_path / "t.csv", "--all_images", csv)
+    given += ("--prob_cutoff_path", tmp_path / "c.csv")
+    csv.write_text(f"Path,Lung Opacity,Fracture\n{film},1.0,\n")
+    assert run(SCRIPT, *given) == 0
+    assert len(leak_guard.read(tmp_path / "t.csv")["t.csv"]["thresholds"]) == 5
+    assert "1 films have a finding by their labels but no expert mask; they are left out: patient00006" in caplog.text
+    csv.write_text(f"Path,Lung Opacity,Fracture\n{film},0.0,1.0\n")
+    assert run(SCRIPT, *given) == 0
+    assert len(leak_guard.read(tmp_path / "t.csv")["t.csv"]["thresholds"]) == 6
+
+
 def test_cutoffs_of_predicted_masks(setting, tmp_path):
     folder, maps, expert = setting
     lines = [",".join(["image_id", *TASKS])]

@@ -115,7 +115,7 @@ def test_the_record_of_patients_includes_the_teachers(given, folder):
     teacher = folder / "teacher" / "best_model.pth"
     teacher.parent.mkdir()
     leak_guard.record(teacher, {"trained": ["patient99999"]})
-    trainer = StudentTrainer(*args, **more, teacher_paths=[teacher])
+    trainer = StudentTrainer(*args, **more, sources=[teacher])
     trainer.save_best(dict(trainer.model.state_dict()), {"thresholds": [0.5] * len(TASKS)})
     trained = leak_guard.read(folder / "best_model.pth")["best_model.pth"]["trained"]
     assert {leak_guard.hashed(patient_of(name)) for name in args[2].caches[0].ids} <= set(trained)
