@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import constants
 from chexseg.errors import UsageError
@@ -31,7 +32,7 @@ EXPERT = ("valid", "test", "train")  # where to look for the images of experts' 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    files = {"type": Path, "nargs": "+", "required": True}
+    files: dict[str, Any] = {"type": Path, "nargs": "+", "required": True}
     add("--teacher_path", **files, metavar="MODEL", help="best_model.pth; of several the mean counts")
     add("--expert_masks_path", **files, metavar="JSON", help="experts' masks to train on")
     add("--eval_masks_path", **files, metavar="JSON", help="masks that choose epoch and thresholds")
