@@ -204,7 +204,7 @@ def set_value(path, name, value):
     ("spoil", "command", "status", "message"),
     [
         (lambda r: (r / CKPT).unlink(), SALIENCY, 1, "0.89.ckpt: no such checkpoint"),
-        (lambda r: truncate(r / CKPT), SALIENCY, 1, "0.89.ckpt: damaged, or not a PyTorch checkpoint"),
+        (lambda r: truncate(r / CKPT), SALIENCY, 1, "0.89.ckpt: something stands behind the zip"),
         (lambda r: a_training_image(r).unlink(), SALIENCY, 1, "no image patient"),
         (lambda r: truncate(a_training_image(r)), SALIENCY, 1, "view1_frontal.jpg: cannot be decoded"),
         (lambda r: (r / CSV).unlink(), SALIENCY, 1, "train.csv: no label file of the train set"),
