@@ -56,8 +56,8 @@ case $preset in
     classifier="--num_epochs 9 --batch_size 16 --lr 2e-3 --augment --one_cycle --output_stride 16"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--lr 2e-3 --one_cycle --augment" decoder="--decoder_channels 128"
-    weak="--num_epochs 1" epochs="--num_epochs 12 --epoch_len 640" # 7680 draws
-    teacher="--num_epochs 6 --epoch_len 640" student="--num_epochs 6 --epoch_len 640" ;;
+    weak="--num_epochs 1" epochs="--num_epochs 9 --epoch_len 640" # 5760 draws
+    teacher="--num_epochs 6 --epoch_len 480" student="--num_epochs 6 --epoch_len 480" ;;
   paper)
     phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
@@ -199,6 +199,11 @@ experts() {
     --teacher_path "$trials/teacher/best_model.pth" --from_teacher True \
     --expert_masks_path "$truth/valid_encoded_$expert.json" --eval_masks_path "$rest" --strong_labels_weight 0.5 \
     --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 --paste 0.5 $plus $common $student $readers
+  # Maps of the test set, to look at, and of the experts' images, to measure.
+  step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+    --save_dir_predictions "$base/test_cams" --save_cams True $readers
+  step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size \
+    --save_dir_predictions "$base/valid_cams" --save_cams True $readers
 }
 
 # 1. to 5. Pseudo masks of the training set: saliency maps, masks by a threshold, relation labels by a dense CRF, a network
@@ -226,32 +231,33 @@ pseudo() {
   train chexseg --ss_expert_annotations_masks_path "$truth/valid_encoded_$expert.json" \
     --ss_dnn_generated_masks_path "$run/pseudo_seg_labels_irnet_${subset}_cxrs.json" \
     --semi_supervised True --weighted True --strong_labels_weight 0.9 $epochs
-  # To look at: maps and pseudo masks of the test set. To measure: maps of the experts' images.
-  step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
-    --save_dir_predictions "$base/test_cams" --save_cams True $readers
-  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
-    --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
-  step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size \
-    --save_dir_predictions "$base/valid_cams" --save_cams True $readers
 }
 
 # shellcheck disable=SC2086
 both experts pseudo
 
 # 4. How good each kind of pseudo mask is, on the experts' validation images.
-step teacher_masks "$here/segmentation_test.py" --model_path "$trials/teacher/best_model.pth" --allow_leak True \
-  --test_masks_path "$rest" --output_path "$trials/teacher/valid_masks.json" $readers
-step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "$run_valid" \
-  --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
+quality() {
+  step teacher_masks "$here/segmentation_test.py" --model_path "$trials/teacher/best_model.pth" --allow_leak True \
+    --test_masks_path "$rest" --output_path "$trials/teacher/valid_masks.json" $readers
+  step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "$run_valid" \
+    --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
+}
 
-# 7. Their masks of the test set.
+# 7. The networks' masks of the test set; its pseudo masks, to look at.
 models=() masks=() rows=()
 for name in weak_cam weak_irnet full chexseg full_plus chexseg_plus; do
   models+=("$trials/$name/best_model.pth") masks+=("$trials/$name/test_masks.json")
   rows+=(--method "$name=$trials/$name/test_masks.json")
 done
-step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" $readers \
-  --model_path "${models[@]}" --output_path "${masks[@]}"
+test_masks() {
+  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
+    --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
+  step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" $readers \
+    --model_path "${models[@]}" --output_path "${masks[@]}"
+}
+# shellcheck disable=SC2086
+both quality test_masks
 
 # 8. Tables, the sheet, and the page that shows every film.
 [ ! -f "$truth/test_human_encoded.json" ] || rows+=(--human "$truth/test_human_encoded.json")
