@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chexseg.data.images import normalise
 from chexseg.errors import DataError
 from chexseg.evaluation.metrics import mean_iou
-from chexseg.evaluation.pooled_iou import PooledIoU
+from chexseg.evaluation.pooled_iou import NUM_THRESHOLDS, PooledIoU
 from chexseg.runtime import distributed
 from chexseg.segmentation.dataset import SegmentationSet, TaskCounts
 from chexseg.segmentation.model import SegmentationSpec
@@ -32,7 +32,8 @@ class Evaluator:
     A task's threshold is the best one on this set; with `common`, which are then the only tasks that are scored, the
     best one on the training set as its batches were seen during the epoch. A set with fewer than ENOUGH positive images
     of a task says little: its threshold is then the best one on both together (with one positive image, 0 was chosen,
-    which marks the whole film). A task without a positive training image predicts nothing.
+    which marks the whole film). A task without a positive training image predicts nothing, nor does one whose best
+    threshold marks every pixel of the set: the network has not learnt it.
 
     train_counts: of the training set; None: it has enough of every task.
     """
@@ -83,16 +84,20 @@ class Evaluator:
         """A threshold for each task; 0.5 for one that an epoch's images left open."""
         both = PooledIoU(len(self.spec.tasks))
         both.counts = (valid.counts + train.counts).cpu()
-        (iou, alone), (_, together) = (train if self.common else valid).best(), both.best()
+        first = train if self.common else valid
+        (iou, alone), (_, together) = first.best(), both.best()
         thresholds = []
         for task, source in enumerate(self.threshold_sources()):
             use_both = source == "training and validation" or bool(iou[task].isnan())
-            thresholds.append(NEVER if source == "none" else (together if use_both else alone)[task].item())
+            best, seen = (together if use_both else alone)[task].item(), (both if use_both else first).counts[task]
+            left, background = seen[:, : round(best * NUM_THRESHOLDS) + 1].sum(), seen[0].sum()
+            thresholds.append(NEVER if source == "none" or (left == 0 < background) else best)
         return thresholds
 
     def summarise(self, valid: PooledIoU, train: PooledIoU) -> dict:
         """Metrics and thresholds; None stands for the IoU of a task that does not occur."""
         thresholds = self.choose(valid, train)
+        sources = [s if t < NEVER else "none" for s, t in zip(self.threshold_sources(), thresholds, strict=True)]
         iou = dict(zip(self.spec.tasks, valid.at(thresholds).tolist(), strict=True))
         scored = self.common or list(self.spec.tasks)
         score = mean_iou(np.array([iou[task] for task in scored]))
@@ -103,7 +108,7 @@ class Evaluator:
             "train_miou": _known(mean_iou(train.best()[0].numpy())),
             "iou": {task: _known(value) for task, value in iou.items()},
             "thresholds": thresholds,
-            "threshold_sources": dict(zip(self.spec.tasks, self.threshold_sources(), strict=True)),
+            "threshold_sources": dict(zip(self.spec.tasks, sources, strict=True)),
         }
 
 
