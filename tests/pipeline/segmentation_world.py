@@ -140,6 +140,7 @@ def killed_at_random(script, given, seed, longest):
             return kills
         os.kill(child.pid, signal.SIGKILL if kills % 2 else signal.SIGTERM)
         child.join()
-        assert child.exitcode in (-signal.SIGKILL, 143, 0)
+        # SIGTERM ends a process that has not yet come to its handler, as it ends any other: 143 in a shell, -15 here.
+        assert child.exitcode in (-signal.SIGKILL, -signal.SIGTERM, 143, 0)
         kills += 1
         longest *= 1.2

@@ -73,7 +73,7 @@ def test_maps_of_other_sets_are_looked_for_where_they_were_written(world):
     root, environment = world
     assert subprocess.run(command(root, "paper"), env=environment, capture_output=True).returncode == 0
     written = [words[words.index("--save_dir_predictions") + 1] for words in asked(root) if words[0] == "test.py"]
-    assert written == [f"{root}/base/{split}_cams" for split in ("train", "test", "valid")]
+    assert written == [f"{root}/base/{split}_cams" for split in ("test", "valid", "train")]
     table = next(words for words in asked(root) if words[0] == "make_tables.py")
     assert table[table.index("--maps") + 1] == f"{root}/base/test_cams/m_c.ckpt"
 
