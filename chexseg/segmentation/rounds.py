@@ -65,7 +65,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class Teaching:
-    """What the student is taught, and how often. The names are those of segmentation_distillation.py's options."""
+    """What the student is taught, and how often. The names are those of segmentation_distillation.py's options; common:
+    the tasks that choose its epoch, empty: all."""
 
     targets: str = "logits"
     temperature: float = 6.0
@@ -78,6 +79,7 @@ class Teaching:
     paste: float = 0.0
     loss: str = "dice"
     augment: bool = False
+    common: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def run(
     notes = {"image_size": spec.image_size, "tasks": list(spec.tasks), "encoder": spec.encoder}
     shape = {"image_size": spec.image_size, "tasks": spec.tasks, "num_workers": options.num_workers}
     evaluation = films.caches(films.evaluation, shape)
-    check_scorable(SegmentationSet(evaluation), ", ".join(map(str, films.evaluation)), spec.tasks, ())
+    check_scorable(SegmentationSet(evaluation), ", ".join(map(str, films.evaluation)), spec.tasks, teaching.common)
     experts = films.caches(films.experts, shape)
     make_masks(pool, teachers, experts, evaluation, teaching, options, spec.tasks)
     weak = build_cache(films.cache_dir, MaskFile(pool.masks_path), POOL, data_dir=films.data_dir, **shape)
@@ -245,6 +247,7 @@ def student(
     )
     given = (model, spec, dataset, SegmentationSet(evaluation))
     more: dict[str, Any] = {"folder": folder, "order": order, "options": options, "loss": teaching.loss}
+    more["common"] = teaching.common
     more["sources"] = [*teacher_paths, pool.masks_path]
     if teaching.targets == "masks":
         return trainers.StudentTrainer(*given, **more)
