@@ -13,9 +13,10 @@ import logging
 from pathlib import Path
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import report, timings
-from chexseg.runtime import cli, leak_guard
+from chexseg.runtime import cli
 from chexseg.runtime.progress import duration
 from chexseg.segmentation import experiment_plan as plans
 from chexseg.segmentation.experiments import BUDGETS, TITLES, Entry, Network, networks

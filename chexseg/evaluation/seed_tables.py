@@ -6,7 +6,7 @@ films), by the same draws for all cells, and the standard deviation over the see
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def score(
                 found = metrics.overlap(predictions, truth, tasks, images)
                 scored[path] = bootstrap.score(found, resamples, PROTOCOL)
         each = [scored[path] for path in cell.masks]
-        mean = replace(each[0], values=np.mean([scores.values for scores in each], axis=0))
+        mean = bootstrap.mean(each)
         spread = np.std([scores.values[0] for scores in each], axis=0, ddof=1) if len(each) > 1 else [np.nan] * 99
         for task, figures, sd in zip([*tasks, MEAN], bootstrap.intervals(mean), spread, strict=False):
             rows.append((cell.table, cell.row, cell.column, task, *figures, sd, len(each)))

@@ -100,7 +100,7 @@ def _ratio_table(comparison: Comparison, protocol: str) -> list[str]:
         return ["No weakly supervised method is given, so there is nothing to relate the others to."]
     rows = []
     for name, scores in by_method.items():
-        ratios = [bootstrap.ratio(*comparison.paired(name, other, protocol))[:, -1] for other in references]
+        ratios = [bootstrap.ratio(*comparison.paired(name, other, protocol)) for other in references]
         cells = ["1" if name == r else _with_interval(v, ".2f") for r, v in zip(references, ratios, strict=True)]
         in_paper = METHODS[name].paper_ratio if name in METHODS else None
         paper = f"{in_paper:.3g}" if in_paper else "–"

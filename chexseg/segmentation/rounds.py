@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chexseg.data import mask_files
+from chexseg.data import leak_guard, mask_files
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard, provenance, shards
+from chexseg.runtime import provenance, shards
 from chexseg.segmentation import distillation, pasting
 from chexseg.segmentation.choices import encoder_file
 from chexseg.segmentation.dataset import SegmentationSet, build_cache, build_caches, inputs_of
@@ -149,10 +149,11 @@ def run(
     else:
         networks.load_encoder(model, spec, start.weights, start.kind)
     model.to(distributed.device(options.device))
-    trainer = student(model, loaded[0], teachers, spec, experts, weak, evaluation, pool, teaching, folder, options)
+    source = start.file(teachers, spec.encoder)
+    sources = [*teachers, *([source] if source else [])]
+    trainer = student(model, loaded[0], sources, spec, experts, weak, evaluation, pool, teaching, folder, options)
     trainer.say_counts()
     notes_too = here.with_record(here.record, **notes)
-    source = start.file(teachers, spec.encoder)
     loop.fit(trainer, notes_too.with_inputs(_inputs(teachers, films, pool, shape, options, source)), options)
 
 
@@ -222,7 +223,7 @@ def make_masks(
 def student(
     model: nn.Module,
     teachers: Sequence[nn.Module],
-    teacher_paths: Sequence[Path],
+    sources: Sequence[Path],
     spec: SegmentationSpec,
     experts: Sequence[SampleCache],
     weak: SampleCache,
@@ -232,7 +233,7 @@ def student(
     folder: Path,
     options: RunOptions,
 ) -> StudentTrainer:
-    """The trainer of a round's student."""
+    """The trainer of a round's student. sources: the files that its teachers' and its own first weights are from."""
     from chexseg.segmentation import student as trainers
 
     dataset = pasting.StudentSet(experts, [weak], augment=teaching.augment, paste=teaching.paste)
@@ -248,7 +249,7 @@ def student(
     given = (model, spec, dataset, SegmentationSet(evaluation))
     more: dict[str, Any] = {"folder": folder, "order": order, "options": options, "loss": teaching.loss}
     more["common"] = teaching.common
-    more["sources"] = [*teacher_paths, pool.masks_path]
+    more["sources"] = [*sources, pool.masks_path]
     if teaching.targets == "masks":
         return trainers.StudentTrainer(*given, **more)
     labels = None
