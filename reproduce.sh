@@ -6,26 +6,29 @@
 #   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name, after doctor.py
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
 #   --workspace DIR              everything under DIR instead of ./workspace
+#   --seed N                     another phantom than the default one, in a folder seed_N of its own
 #   --processes N                heavy stages under torchrun in N processes, one for each GPU (fewer, where batches are small)
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-preset=default workspace= processes=1
+preset=default workspace= processes=1 seed=
 while [ $# -gt 0 ]; do
   case $1 in
     default | tiny | paper) preset=$1 ;;
     --workspace) workspace=${2:?--workspace needs a folder}; shift ;;
     --workspace=*) workspace=${1#*=} ;;
+    --seed) seed=${2:?--seed needs a number}; shift ;;
     --processes) processes=${2:?--processes needs a number}; shift ;;
-    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
   esac
   shift
 done
 workspace=${workspace:-$here/workspace}
 [ "$preset" = default ] || [ "$preset" = paper ] || workspace=$workspace/$preset
+[ -z "$seed" ] || workspace=$workspace/seed_$seed
 mkdir -p "$workspace" && workspace=$(cd "$workspace" && pwd)
 
 if [ -z "${PYTHON:-}" ]; then
@@ -188,7 +191,7 @@ fi
 # 0. X-rays and a classifier of them, where you have none.
 # shellcheck disable=SC2086  # the presets' options are lists of words
 if [ "$preset" != paper ]; then
-  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom
+  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom ${seed:+--seed $seed}
 fi
 if [ -z "${CHEXSEG_CKPT:-}" ]; then
   step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier $readers
