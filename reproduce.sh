@@ -8,13 +8,14 @@
 #   bash reproduce.sh tables     then the paper's other tables too, three seeds of each network; of the preset that is named
 #                                beside it. --only TABLE, --seeds, --encoder_weights, --style: see paper_tables.py --help
 #   --workspace DIR              everything under DIR instead of ./workspace
+#   --seed N                     another phantom than the default one, in a folder seed_N of its own
 #   --processes N                heavy stages under torchrun in N processes, one for each GPU (fewer, where batches are small)
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-preset=default workspace= processes=1 tables=() words=() # what is asked of paper_tables.py
+preset=default workspace= processes=1 seed= tables=() words=() # the last two: for paper_tables.py
 while [ $# -gt 0 ]; do
   case $1 in
     default | tiny | paper) preset=$1 ;;
@@ -25,14 +26,16 @@ while [ $# -gt 0 ]; do
       tables+=("$option" "${words[@]}") words=() ;;
     --workspace) workspace=${2:?--workspace needs a folder}; shift ;;
     --workspace=*) workspace=${1#*=} ;;
+    --seed) seed=${2:?--seed needs a number}; shift ;;
     --processes) processes=${2:?--processes needs a number}; shift ;;
-    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
   esac
   shift
 done
 workspace=${workspace:-$here/workspace}
 [ "$preset" = default ] || [ "$preset" = paper ] || workspace=$workspace/$preset
+[ -z "$seed" ] || workspace=$workspace/seed_$seed
 mkdir -p "$workspace" && workspace=$(cd "$workspace" && pwd)
 
 if [ -z "${PYTHON:-}" ]; then
@@ -112,7 +115,7 @@ step() {
   printf ' %q' "${@/#$here\//}"
   echo
   started=$(date +%s.%N)
-  "${runner[@]}" "$@" || { touch "$steps/failed"; return 1; }
+  launch "${runner[@]}" "$@" || { touch "$steps/failed"; return 1; }
   seconds=$(echo "$started $(date +%s.%N)" | awk '{printf "%.1f", $2 - $1}')
   echo "== $name: $seconds s"
   longest=$(cat "$steps/$name" 2>/dev/null || echo 0)
@@ -123,27 +126,57 @@ step() {
   mv "$steps/csv.$BASHPID" "$report/timings.csv"
 }
 
-# both LANE LANE: two functions at once, a core for each; one after the other with the paper's settings, which fill a
-# machine, or on a single core. A lane that fails stops the other before its next step; a signal ends both.
-both() {
-  if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
-    "$1"
-    "$2"
+# launch PYTHON SCRIPT...: run it; by the lane's preloaded Python, where there is one.
+launch() {
+  if [ -z "$server" ]; then
+    "$@"
     return
   fi
-  local lane lanes=() status=0
+  local status
+  printf '%s\0' $(($# - 1)) "${@:2}" >&"$to"
+  read -r status <&"$from" && return "$status"
+}
+
+# preload: a Python that has imported what most stages need, and forks for each (chexseg/runtime/preloaded.py). Where all
+# may be finished it would cost more than it saves.
+server=
+preload() {
+  [ ! -e "$report/table.md" ] || return 0
+  exec {output}>&1
+  coproc SERVER { exec "$PYTHON" -m chexseg.runtime.preloaded torch segmentation_models_pytorch cv2 h5py 3>&1 >&"$output"; }
+  server=$SERVER_PID to=${SERVER[1]} from=${SERVER[0]}
+}
+
+# lanes "FUNCTION..." "FUNCTION...": each lane on a core of its own. With the paper's settings, which fill a machine, and on a
+# single core: the first function of each lane, then the second. A lane that fails stops the other before its next step;
+# a signal ends both.
+lanes() {
+  local lane name running=() status=0
+  if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
+    for name in ${1%% *} ${2%% *} ${1#"${1%% *}"} ${2#"${2%% *}"}; do $name; done
+    return
+  fi
   set -m # a process group for each lane: left to themselves, they would outlive this script, and hear no Ctrl-C
-  trap 'for lane in "${lanes[@]}"; do kill -TERM -- "-$lane" 2>/dev/null || true; done; wait; exit 143' INT TERM HUP
+  trap 'for lane in "${running[@]}"; do kill -TERM -- "-$lane" 2>/dev/null || true; done; wait; exit 143' INT TERM HUP
   for lane in "$@"; do
-    (set +m; export OMP_NUM_THREADS=1; "$lane" 2>&1 | sed -u "s/^/[$lane] /") </dev/null &
-    lanes+=($!)
+    (set +m; export OMP_NUM_THREADS=1; { preload; for name in $lane; do $name; done; } 2>&1 |
+      sed -u "s/^/[${lane%% *}] /") </dev/null &
+    running+=($!)
   done
   set +m
-  for lane in "${lanes[@]}"; do
+  for lane in "${running[@]}"; do
     wait "$lane" || status=1
   done
   trap - INT TERM HUP
   return $status
+}
+
+# await STEP: until the other lane has done it.
+await() {
+  until [ -e "$steps/$1.done" ]; do
+    [ ! -e "$steps/failed" ] || return 1
+    sleep 0.3
+  done
 }
 
 # ---- The pipeline ---------------------------------------------------------------------------------------------------
@@ -165,7 +198,7 @@ fi
 # 0. X-rays and a classifier of them, where you have none.
 # shellcheck disable=SC2086  # the presets' options are lists of words
 if [ "$preset" != paper ]; then
-  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom
+  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom ${seed:+--seed $seed}
 fi
 if [ -z "${CHEXSEG_CKPT:-}" ]; then
   step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier $readers
@@ -228,10 +261,7 @@ pseudo() {
   step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" --irn_best_model_name $walk \
     --irn_is_training True $pseudo $readers
   step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet
-  until [ -e "$steps/expert_split.done" ]; do # in the other lane
-    [ ! -e "$steps/failed" ] || return 1
-    sleep 1
-  done
+  await expert_split
   train full --train_set valid --train_masks_path "$truth/valid_encoded_$expert.json" $epochs
   train weak_cam --train_masks_path "$run/pseudo_seg_labels_encoded_cams.json" $weak
   train weak_irnet --train_masks_path "$run/pseudo_seg_labels_encoded_irnet.json" $weak
@@ -240,31 +270,29 @@ pseudo() {
     --semi_supervised True --weighted True --strong_labels_weight 0.9 $epochs
 }
 
-# shellcheck disable=SC2086
-both experts pseudo
-
-# 4. How good each kind of pseudo mask is, on the experts' validation images.
+# 4. How good each kind of pseudo mask is, on the experts' validation images; the test set's pseudo masks, to look at.
 quality() {
   step teacher_masks "$here/segmentation_test.py" --model_path "$trials/teacher/best_model.pth" --allow_leak True \
     --test_masks_path "$rest" --output_path "$trials/teacher/valid_masks.json" $readers
+  await irnet
   step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "$run_valid" \
     --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
+  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
+    --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
 }
 
-# 7. The networks' masks of the test set; its pseudo masks, to look at.
+# shellcheck disable=SC2086
+lanes "experts quality" "pseudo"
+
+# 7. The networks' masks of the test set.
 models=() masks=() rows=()
 for name in weak_cam weak_irnet full chexseg full_plus chexseg_plus; do
   models+=("$trials/$name/best_model.pth") masks+=("$trials/$name/test_masks.json")
   rows+=(--method "$name=$trials/$name/test_masks.json")
 done
-test_masks() {
-  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
-    --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
-  step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" $readers \
-    --model_path "${models[@]}" --output_path "${masks[@]}"
-}
 # shellcheck disable=SC2086
-both quality test_masks
+step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" $readers \
+  --model_path "${models[@]}" --output_path "${masks[@]}"
 
 # 8. Tables, the sheet, and the page that shows every film.
 [ ! -f "$truth/test_human_encoded.json" ] || rows+=(--human "$truth/test_human_encoded.json")
@@ -289,6 +317,6 @@ rm -f "$steps"/{failed,*.done}
 lane_1() { source "$steps/plan/$phase.1"; }
 lane_2() { source "$steps/plan/$phase.2"; }
 for phase in prepare networks students tests; do
-  both lane_1 lane_2
+  lanes lane_1 lane_2
 done
 step paper_tables "${tables[@]}"
