@@ -55,15 +55,16 @@ workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 )) readers=
 case $preset in
   tiny)
     phantom="--preset tiny" size=64 side=64 network=resnet10w32 encoder=resnet10w32 expert=10
-    classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle"
-    irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
+    classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last"
+    maps= irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
     common="--lr 1e-3 --one_cycle --augment" decoder="--decoder_channels 64"
     weak="--num_epochs 2" epochs="--num_epochs 4 --epoch_len 20" # 80 draws
     teacher="--num_epochs 2 --epoch_len 20" student="--num_epochs 2 --epoch_len 20" ;;
   default)
     phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=112 expert=60
     network=resnet10w32 encoder=resnet10w32
-    classifier="--num_epochs 9 --batch_size 16 --lr 2e-3 --augment --one_cycle --output_stride 16"
+    classifier="--num_epochs 14 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last --output_stride 16"
+    maps="--map_scales 1 1.5 --map_mirror True"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--lr 2e-3 --one_cycle --augment" decoder="--decoder_channels 128"
     weak="--num_epochs 1" epochs="--num_epochs 9 --epoch_len 640" # 5760 draws
@@ -71,7 +72,7 @@ case $preset in
   paper)
     phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
-    irnet="--num_epochs 5" pseudo= subset=100
+    maps= irnet="--num_epochs 5" pseudo= subset=100
     common="--lr 1e-4" decoder= weak="--num_epochs 20"
     epochs="--num_epochs 20 --epoch_len 247 --valid_common_pathologies True" # 4940 draws: 20 epochs of 147 + 100 images
     teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True"
@@ -240,9 +241,9 @@ experts() {
     --expert_masks_path "$truth/valid_encoded_$expert.json" --eval_masks_path "$rest" --strong_labels_weight 0.5 \
     --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 --paste 0.5 $plus $common $student $readers
   # Maps of the test set, to look at, and of the experts' images, to measure.
-  step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+  step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size $maps \
     --save_dir_predictions "$base/test_cams" --save_cams True $readers
-  step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size \
+  step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size $maps \
     --save_dir_predictions "$base/valid_cams" --save_cams True $readers
 }
 
@@ -250,7 +251,7 @@ experts() {
 # that finds boundaries, masks by a random walk that stops at them. 6. The paper's networks.
 walk=best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth
 pseudo() {
-  step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+  step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size $maps \
     --save_dir_predictions "$base/train_cams" --save_cams True --save_train_cams True $readers
   step threshold_masks "$here/localization_eval/pred_segmentation.py" --phase train --map_dir "$run" \
     --method gradcam --model_type single $readers
@@ -274,9 +275,11 @@ pseudo() {
 quality() {
   step teacher_masks "$here/segmentation_test.py" --model_path "$trials/teacher/best_model.pth" --allow_leak True \
     --test_masks_path "$rest" --output_path "$trials/teacher/valid_masks.json" $readers
+  step thresholds "$here/localization_eval/tune_thresholds.py" --map_dir "$run_valid" --only_positive True \
+    --gt_path "$truth/valid_encoded_$expert.json"
   await irnet
   step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "$run_valid" \
-    --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
+    --threshold_path "$run_valid/thresholds.csv" --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
   step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
     --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
 }
