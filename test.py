@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.classifier import saliency_store
     from chexseg.classifier.prediction_tables import write_tables
     from chexseg.classifier.saliency_stage import SaliencyStage
-    from chexseg.data import chexpert, folder_set, image_folder
+    from chexseg.data import chexpert, folder_set, image_folder, leak_guard
     from chexseg.runtime import distributed, provenance, shards
 
     if not args.ckpt_path.is_file():
@@ -104,6 +104,8 @@ def main(args: argparse.Namespace) -> None:
     )
     store = folder / (saliency_store.STORE if args.save_cams else "predictions.h5")
     options = {key: value for key, value in vars(args).items() if key != "images"}
+    for path in (store, folder / "predictions.csv"):
+        leak_guard.inherit(path, [args.ckpt_path])
     shards.build(
         store,
         images.ids,

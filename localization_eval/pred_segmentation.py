@@ -40,9 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from chexseg.classifier.saliency_masks import MaskMaker, read_task_values
     from chexseg.classifier.saliency_store import open_maps
-    from chexseg.data import task_counts
+    from chexseg.data import leak_guard, task_counts
     from chexseg.data.mask_files import MaskFile, MaskShards
-    from chexseg.runtime import distributed, leak_guard, provenance, shards
+    from chexseg.runtime import distributed, provenance, shards
 
     if args.protocol != "chexlocalize" and (args.threshold_path or args.prob_cutoff_path):
         raise UsageError("--threshold_path and --prob_cutoff_path belong to --protocol chexlocalize")
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     record = provenance.describe(vars(args), [args.threshold_path, args.prob_cutoff_path], code=__file__)
     record["inputs"][str(maps.path)] = maps.fingerprint()
     output = args.output_path or maps.folder / "seg_labels_encoded.json"
-    leak_guard.inherit(output, [args.threshold_path, args.prob_cutoff_path])
+    leak_guard.inherit(output, [maps.path, args.threshold_path, args.prob_cutoff_path])
     made = shards.build(
         output,
         maps.ids,

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from chexseg.classifier import models
 from chexseg.classifier.dataset import aurocs, predict
 from chexseg.classifier.labelled import LabelledImages
+from chexseg.data import leak_guard
+from chexseg.data.chexpert import patient_of
 from chexseg.data.images import normalise
 from chexseg.errors import DataError, UsageError
 from chexseg.training import draws
@@ -61,6 +63,9 @@ class ClassifierTrainer(Trainer):
         return f"mean AUROC {metrics['mean_auroc']:.3f}"
 
     def save_best(self, weights: dict[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        """The network; before it, which patients it was trained and its epoch chosen on."""
+        trained, chosen = (map(patient_of, images.pixels.ids) for images in (self.dataset, self.valid_set))
+        leak_guard.record(self.best, {"trained": trained, "epoch": chosen})
         network = models.Classifier(self.model.spec)
         network.load_state_dict(weights)
         models.save_classifier(self.best, network)
