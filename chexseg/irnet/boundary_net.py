@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chexseg.classifier import checkpoints, models
+from chexseg.classifier import checkpoints, models, networks
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
@@ -46,9 +46,9 @@ class Stages(nn.Module):
 
     def __init__(self, architecture: str):
         super().__init__()
-        self.family = models.family(architecture)
-        network: Any = models.build_network(architecture, 1)  # torch's types call its stages Tensor | Module
-        setattr(network, models.HEADS[self.family].split(".")[0], nn.Identity())
+        self.family = networks.family(architecture)
+        network: Any = networks.build_network(architecture, 1)  # torch's types call its stages Tensor | Module
+        setattr(network, networks.HEADS[self.family].split(".")[0], nn.Identity())
         if self.family == "resnet":
             for module in (m for m in network.layer4[0].modules() if isinstance(m, nn.Conv2d)):
                 module.stride = (1, 1)
@@ -129,7 +129,7 @@ def read_backbone(weights: Path, architecture: str | None = None) -> tuple[str, 
 
 def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Path) -> None:
     """Put classifier weights (torchvision's names, no head) into the backbone; all must be there and fit."""
-    models.load_exactly(model.backbone.get_submodule("network"), tensors, weights)
+    checkpoints.load_exactly(model.backbone.get_submodule("network"), tensors, weights)
 
 
 def save(path: Path, weights: Mapping[str, Tensor], spec: BoundarySpec, metrics: Mapping) -> None:
@@ -141,5 +141,5 @@ def load(path: Path) -> tuple[BoundaryNet, BoundarySpec]:
     """A boundary network in eval mode from what `save` wrote. DataError where the file is another's, or damaged."""
     weights, spec, _ = checkpoints.load_network(path, BoundarySpec)
     model = build(spec)
-    models.load_exactly(model, weights, path)
+    checkpoints.load_exactly(model, weights, path)
     return model.eval(), spec

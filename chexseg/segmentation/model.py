@@ -70,7 +70,7 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
     architecture, tensors = models.load_backbone(path, keys="encoder_q" if kind == "MoCoCXR" else "")
     if architecture != spec.encoder:
         raise DataError(f"{path}: holds a {architecture}, but --encoder is {spec.encoder}")
-    models.load_exactly(cast(nn.Module, model.encoder), tensors, path)
+    checkpoints.load_exactly(cast(nn.Module, model.encoder), tensors, path)
     return path
 
 
@@ -94,5 +94,5 @@ def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict[str, Any]]
     """A network of `save_model` in eval mode, its spec and the metrics of its epoch."""
     weights, spec, metrics = checkpoints.load_network(path, SegmentationSpec)
     model = build_model(spec)
-    models.load_exactly(model, weights, path)
+    checkpoints.load_exactly(model, weights, path)
     return model.eval(), spec, metrics
