@@ -22,7 +22,7 @@ from chexseg.phantom.images import annotate, render
 from chexseg.phantom.patients import COLUMNS, DEVICES, OPACITY, TASKS, View, labels, views
 from chexseg.phantom.presets import SPLITS, Spec
 from chexseg.runtime import provenance
-from chexseg.runtime.files import atomic, locked
+from chexseg.runtime.files import atomic, locked, replace
 from chexseg.runtime.progress import Progress
 from chexseg.runtime.workers import ordered_map
 
@@ -86,10 +86,7 @@ def work(job: Job) -> list[tuple[str, tuple[int, int], dict, dict]]:
         else:
             picture, first, second = render(view, job.size)[0], {}, {}
         if not is_whole(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
-            temporary.replace(path)
+            replace(path, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
         results.append((view.path, picture.shape, first, second))
     return results
 

@@ -1,14 +1,20 @@
 """Work shared among processes of this machine: an ordered map, and workers that end when their parent does."""
 
 import os
+import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from typing import Generic, Protocol, TypeVar
+
+from chexseg.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,16 +43,45 @@ def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -
     with pool:
         rest = iter(items)
         try:
-            for item in islice(rest, 4 * num_workers):
-                waiting.append(pool.submit(_call, item))
+            with deaf_children(signal.SIGINT):
+                for item in islice(rest, 4 * num_workers):
+                    waiting.append(pool.submit(_call, item))
+            workers = dict(pool._processes)
             while waiting:
                 result = waiting.popleft().result()
-                for item in islice(rest, 1):
-                    waiting.append(pool.submit(_call, item))
+                with deaf_children(signal.SIGINT):
+                    for item in islice(rest, 1):
+                        waiting.append(pool.submit(_call, item))
                 yield result
+        except BrokenProcessPool as error:
+            # A signal to all processes kills the workers, too: then it is this process's signal that counts.
+            time.sleep(0.3)
+            killed = [str(pid) for pid, process in workers.items() if process.exitcode not in (None, 0, -15)]
+            raise DataError(died(f"pid {', '.join(killed)}" if killed else "a process of the pool")) from error
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def died(which: str) -> str:
+    """What to say of a worker that was killed."""
+    return (
+        f"a data worker ({which}) was killed, most likely because memory ran out; what is done is kept: run the same "
+        "command again with a smaller --num_workers, or with --num_workers 0"
+    )
+
+
+@contextmanager
+def deaf_children(*signals: signal.Signals) -> Iterator[None]:
+    """Processes that are started in the block never hear these signals, from their first moment on. Ctrl-C and
+    schedulers send to all processes: it is the parent that stops, and its workers with it."""
+    if signals:
+        resource_tracker.ensure_running()  # starting it later would undo the mask
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 _function: Callable  # a worker's, set when it starts
@@ -55,6 +90,7 @@ _function: Callable  # a worker's, set when it starts
 def _start_worker(function: Callable) -> None:
     """Once per worker: keep the function, which may be large, and use one thread, as the other workers do."""
     global _function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What `function` needs is imported by now, since unpickling it did so.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
+from chexseg.runtime.cli import TERMINATED
 from chexseg.runtime.files import atomic
 from chexseg.training.run_record import NEVER_MATTERS, Run
 from chexseg.training.trainer import Trainer
@@ -26,7 +27,6 @@ from chexseg.training.trainer import Trainer
 log = logging.getLogger(__name__)
 # Short epochs share a checkpoint: writing one costs as much as seconds of training.
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-TERMINATED = 143
 
 
 @dataclass
@@ -126,7 +126,7 @@ class Saver:
                 torch.save(content, temporary)
         self.last = time.monotonic()
         if self.stopping and not progress.finished:
-            log.warning("stopped in epoch %d and saved; run the same command again to go on", progress.epoch + 1)
+            log.warning("stopped in epoch %d and saved", progress.epoch + 1)
             distributed.barrier()
             raise SystemExit(TERMINATED)
 
