@@ -22,6 +22,17 @@ def test_resuming_drops_later_epochs_and_a_torn_line(tmp_path):
     assert lines.path.read_text() == ""
 
 
+def test_damaged_lines_are_named_and_the_others_kept(tmp_path, caplog):
+    lines = tracking.JsonLines(tmp_path / "log.jsonl")
+    whole = [{"epoch": epoch, "score": float("nan") if epoch == 1 else 0.1 * epoch} for epoch in (1, 2, 3)]
+    damaged = [b"\xff\xfe{", b"[1, 2]", b'{"epoch": "2"}', b"[" * 100_000]
+    rows = [json.dumps(record).encode() for record in whole]
+    lines.path.write_bytes(b"\n".join([rows[0], *damaged[:2], rows[1], *damaged[2:], rows[2], b'{"epo']))
+    lines.keep(3)
+    assert "log.jsonl: line 2, 3, 5, 6, 8 damaged" in caplog.text
+    assert lines.path.read_bytes().splitlines() == rows
+
+
 @pytest.fixture
 def wandb(monkeypatch, tmp_path):
     """A stand-in that records what is asked of it, and a home without a login."""
