@@ -71,6 +71,9 @@ class Wandb:
         if not self.project or not distributed.is_main():
             return
         os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault(
+            "WANDB_ERROR_REPORTING", "false"
+        )  # else it looks up a server for its crashes, even offline
         import wandb
 
         options = {

@@ -247,6 +247,8 @@ def _body(command, environment, log, root, die_at, limits) -> None:
     import resource
 
     os.environ |= environment | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    if os.environ.pop("CHEXSEG_OWN_GROUP", ""):
+        os.setpgid(0, 0)
     torch.set_num_threads(1)
     multiprocessing.set_start_method(None, force=True)  # workers come as Python starts them, not as this process came
     tqdm.set_lock(threading.RLock())  # the usual one is a semaphore, which a killed process would leave behind
