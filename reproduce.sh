@@ -13,6 +13,10 @@
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
+if ((BASH_VERSINFO[0] < 4)); then
+  echo "reproduce.sh: error: bash $BASH_VERSION is older than 4 (macOS: brew install bash)" >&2
+  exit 2
+fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 preset=default workspace= processes=1 seed= tables=() words=() # the last two: for paper_tables.py

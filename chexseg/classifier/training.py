@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from chexseg.classifier import models
+from chexseg.classifier import checkpoints, models, networks
 from chexseg.classifier.dataset import aurocs, predict
 from chexseg.classifier.labelled import LabelledImages
 from chexseg.data import leak_guard
@@ -81,6 +81,6 @@ def initialise(model: models.Classifier, weights: str) -> Path | None:
     of_file, tensors = models.load_backbone(path)
     if of_file != architecture:
         raise UsageError(f"--weights {path} is a {of_file}, --architecture says {architecture}")
-    head = models.HEADS[model.family].split(".")[0]
-    models.load_exactly(model.network, tensors, path, but_for=(head,))
+    head = networks.HEADS[model.family].split(".")[0]
+    checkpoints.load_exactly(model.network, tensors, path, but_for=(head,))
     return path

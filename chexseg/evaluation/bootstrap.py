@@ -11,6 +11,7 @@ patients shows a spread that is not theirs: nothing for one patient, too much fo
 hold but one. `steadied` gives the replicates the spread that the patients tell of.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -36,19 +37,30 @@ class Resamples:
     def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17):
         patients, self.patient_of_row = np.unique([patient_of(name) for name in images], return_inverse=True)
         generator = np.random.default_rng(seed)
-        self.weights = np.ones((num_replicates + 1, len(patients)), np.uint16)
-        for row in self.weights[1:]:
-            drawn = generator.integers(len(patients), size=len(patients))
-            row[:] = np.bincount(drawn, minlength=len(patients))
+        self._sums: dict[bytes, np.ndarray] = {}
+        self.weights = np.ones((num_replicates + 1, len(patients)), np.uint8)
+        for row in range(1, num_replicates + 1):
+            drawn = np.bincount(generator.integers(len(patients), size=len(patients)), minlength=len(patients))
+            if drawn.max(initial=0) > np.iinfo(self.weights.dtype).max:  # of 10^5 patients one is drawn 9 times or so
+                self.weights = self.weights.astype(np.uint16)
+            self.weights[row] = drawn
 
     def per_patient(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (patients, tasks): the sum over each patient's images."""
-        total = np.zeros((self.weights.shape[1], values.shape[1]))
-        np.add.at(total, self.patient_of_row, np.nan_to_num(values))
-        return total
+        number = self.weights.shape[1]
+        columns = [np.bincount(self.patient_of_row, column, number) for column in np.nan_to_num(values).T]
+        return np.stack(columns, 1) if columns else np.zeros((number, 0))
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """(images, tasks), NaN = leave out -> (1 + replicates, tasks): the sum over each replicate's images."""
+        """(images, tasks), NaN = leave out -> (1 + replicates, tasks): the sum over each replicate's images. Asked for
+        the same once more (many metrics share a denominator), it is not summed again: do not change it."""
+        values = np.ascontiguousarray(values)
+        key = hashlib.sha256(values.tobytes()).digest() + f"{values.dtype}{values.shape}".encode()
+        if key not in self._sums:
+            self._sums[key] = self._summed(values)
+        return self._sums[key]
+
+    def _summed(self, values: np.ndarray) -> np.ndarray:
         per_patient = self.per_patient(values)
         rows = max(1, MAX_WEIGHTS // self.weights.shape[1])
         chunks = [
