@@ -65,14 +65,14 @@ def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, record: d
     """Write the masks of some images of a masks JSON to another one, sealed with `provenance.describe`'s record. Whose
     patients made the source made the subset too."""
     leak_guard.inherit(path, [source.path])
-    tasks: dict[str, None] = {}
+    tally = task_counts.Tally()
 
     def entries() -> Iterator[tuple[str, Mapping]]:
         for image_id, entry in zip(ids, source.read(ids), strict=True):
-            tasks.update(dict.fromkeys(entry))
+            tally.add(entry)
             yield image_id, entry
 
     mask_files.write(path, entries())
     shards.seal(path, record, provenance.fingerprint(record))
-    written = mask_files.MaskFile(path)
-    log.info("%s: %d images\n%s", path, len(ids), task_counts.summary(written, list(tasks)))
+    tasks = list(tally.tasks)
+    log.info("%s: %d images\n%s", path, len(ids), "\n".join(task_counts.lines(tally.counts(tasks), tasks)))
