@@ -25,7 +25,7 @@ PROTOCOLS = {
     "per_image": "CheXlocalize: mean of per-image IoU over true positives (both masks non-empty)",
     "per_image_all": "CheXlocalize: mean of per-image IoU, false positives and false negatives counting 0",
 }
-MAX_WEIGHTS = 1 << 23  # weights in double precision at once: 64 MB
+MAX_WEIGHTS = 1 << 21  # weights in double precision at once: 16 MB
 PRIOR_PATIENTS = 2.0  # what the other tasks' spread weighs in the spread of a rare one
 
 
@@ -61,10 +61,13 @@ class Resamples:
     def _summed(self, values: np.ndarray) -> np.ndarray:
         per_patient = self.per_patient(values)
         rows = max(1, MAX_WEIGHTS // self.weights.shape[1])
-        chunks = [
-            self.weights[i : i + rows].astype(np.float64) @ per_patient for i in range(0, len(self.weights), rows)
-        ]
-        return np.concatenate(chunks)
+        total = np.empty((len(self.weights), values.shape[1]))
+        buffer = np.empty((min(rows, len(self.weights)), self.weights.shape[1]))
+        for first in range(0, len(self.weights), rows):
+            some = self.weights[first : first + rows]
+            np.copyto(buffer[: len(some)], some)
+            total[first : first + rows] = buffer[: len(some)] @ per_patient
+        return total
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (1 + replicates, tasks) means; NaN where nothing is left."""
