@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from chexseg.data import mask_files, rle, task_counts
+from chexseg.data import leak_guard, mask_files, rle, task_counts
 from chexseg.data.chexpert import patient_of
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard, provenance, shards
+from chexseg.runtime import provenance, shards
 
 log = logging.getLogger(__name__)
 
