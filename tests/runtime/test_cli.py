@@ -149,6 +149,52 @@ class Damaged(torch.utils.data.Dataset):
         raise DataError("a.jpg: ValueError: not an image;\nreplace it")
 
 
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (MemoryError(), "memory ran out (MemoryError); try a smaller --batch_size"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "memory ran out ([enforce",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"),
+            "(CUDA out of memory. Tried to allocate 2 GiB.)",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 71) is killed by signal: Killed. "),
+            "a data worker (pid 71) was killed, most likely because memory ran out",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid(s) 71, 72) exited unexpectedly"),
+            "a data worker (pid 71, 72) was killed, most likely because memory ran out",
+        ),
+    ],
+)
+def test_what_ran_out_of_memory_is_told_in_one_line(error, said, capsys):
+    def fail(args):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(fail, lambda: cli.make_parser("doc"), [])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and len(lines) == 1 and said in lines[0]
+
+
+@pytest.mark.parametrize(
+    "error, status, word", [(KeyboardInterrupt(), 130, "interrupted"), (SystemExit(143), 143, "stopped")]
+)
+def test_signals_end_in_one_line(error, status, word, capsys, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(cli.signal, "signal", lambda *args: None)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(fail, lambda: cli.make_parser("doc"), [])
+    assert stop.value.code == status
+    assert capsys.readouterr().err.endswith(f": {word}; run the same command again to go on\n")
+
+
 def test_the_caller_gets_its_signal_handler_back():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit):
