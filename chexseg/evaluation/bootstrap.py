@@ -27,8 +27,7 @@ PROTOCOLS = {
     "per_image_all": "CheXlocalize: mean of per-image IoU, false positives and false negatives counting 0",
 }
 MAX_WEIGHTS = 1 << 21  # weights in double precision at once: 16 MB
-PRIOR_PATIENTS = 2.0  # what the other tasks' spread weighs in the spread of a rare one
-LEVEL_PATIENTS = 1.0  # what the other tasks' scores weigh in that of a rare one, where its spread is guessed
+PRIOR_PATIENTS = 2.0  # what the other tasks' spread and score weigh in the spread of a rare one
 Z = 1.959964  # of a 95% interval
 
 
@@ -123,7 +122,8 @@ class Influence:
         scale = np.maximum(self.share, 1e-9) ** 2
         if level is not None:
             level = np.clip(level / np.maximum(self.share, 1e-9), 0, 1)
-            level = (k * level + LEVEL_PATIENTS * level[k > 0].mean()) / (k + LEVEL_PATIENTS) if k.any() else level
+            usual = level[k > 0].mean() if k.any() else 0.0
+            level = (k * level + PRIOR_PATIENTS * usual) / (k + PRIOR_PATIENTS)
             scale = scale * level * (1 - level)
         common = scale * (freedom * own).sum() / max((freedom * scale).sum(), 1e-300)
         patients = freedom + PRIOR_PATIENTS

@@ -44,7 +44,7 @@ def test_all_stages_are_here():
         "localization_eval/tune_thresholds.py", "IRNet/tune_random_walk.py",
         "IRNet/cam_to_ir_label_hdf5.py", "IRNet/train_irnet.py", "make_pseudo_seg_labels.py",
         "create_train_set_subsets.py", "segmentation_train.py", "segmentation_test.py", "make_tables.py",
-        "pseudo_label_quality.py",
+        "pseudo_label_quality.py", "paper_tables.py",
         "doctor.py",
         "convert_masks.py", "segmentation_predict.py", "segmentation_distillation.py",
     } == set(SCRIPTS)  # fmt: skip
