@@ -1,4 +1,4 @@
-"""The tensors of whole modules that were pickled: `torch.save(model, path)`, as torchxrayvision's networks are published.
+"""The tensors of whole modules that were pickled: `torch.save(model, path)`, as torchxrayvision publishes its networks.
 
 Functions and classes of this module alone take part. A module becomes a record that keeps its state if that is a dict;
 of its state only parameters, buffers and submodules are looked at, by name. `safe_loading` looks at the file first.
