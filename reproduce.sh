@@ -52,7 +52,8 @@ if [ -z "${PYTHON:-}" ]; then
   fi
 fi
 
-workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 )) readers=
+cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1) # the second is macOS's
+workers=$((cores > 1 ? 2 : 0)) readers=
 # ---- Settings -------------------------------------------------------------------------------------------------------
 # All networks but the weak ones see the same number of images: epochs x --epoch_len, over teacher and student together.
 # `size` is the classifier's and the maps', `side` the segmentation networks'.
@@ -80,7 +81,7 @@ case $preset in
     common="--lr 1e-4" decoder= weak="--num_epochs 20"
     epochs="--num_epochs 20 --epoch_len 247 --valid_common_pathologies True" # 4940 draws: 20 epochs of 147 + 100 images
     teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True"
-    workers=$(nproc) readers="--num_workers $workers" ;;
+    workers=$cores readers="--num_workers $workers" ;;
 esac
 
 if [ "$preset" = paper ]; then
@@ -157,7 +158,7 @@ preload() {
 # a signal ends both.
 lanes() {
   local lane name running=() status=0
-  if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
+  if [ "$preset" = paper ] || [ "$cores" -lt 2 ]; then
     for name in ${1%% *} ${2%% *} ${1#"${1%% *}"} ${2#"${2%% *}"}; do $name; done
     return
   fi
@@ -186,7 +187,7 @@ await() {
 
 # ---- The pipeline ---------------------------------------------------------------------------------------------------
 echo "Preset $preset, everything under $workspace"
-ckpt=$(realpath -ms "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
+ckpt=$("$PYTHON" -c "import os, sys; print(os.path.abspath(sys.argv[1]))" "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
 name=$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
 run=$base/train_cams/$name run_test=$base/test_cams/$name run_valid=$base/valid_cams/$name
 rest=$truth/valid_encoded_rest.json # the experts' validation images
