@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
 # What these say is in the inputs' content, or decides no mask.
 PATHS = ("model_path", "test_masks_path", "output_path", "thresholds_path", "gate_predictions", "gate_cutoffs")
-PATHS += ("all_images", "allow_leak")
+PATHS += ("all_images", "allow_leak", "image_dir")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--image_dir", type=Path, help="any folder of images, whose ids are their paths [$CHEXPERT_DATA_DIR]")
     add("--all_images", type=Path, metavar="CSV", help="label file of the whole set: predict and score all its films")
     add("--gate_predictions", type=Path, metavar="CSV", help="the classifier's predictions.csv of these films")
     add("--gate_cutoffs", type=Path, metavar="CSV", help="of tune_thresholds.py: empty masks below these probabilities")
@@ -110,7 +111,8 @@ def main(args: argparse.Namespace) -> None:
             raise DataError(f"{path}: no such network; train one with segmentation_train.py")
     truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
     films = read_list(args.all_images, constants.ALIASES) if args.all_images else None
-    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted({*truth, *(films or ())})}
+    places = args.image_dir or constants.data_dir()
+    paths = {name: locate(places, name, SPLITS) for name in sorted({*truth, *(films or ())})}
     options = {key: value for key, value in vars(args).items() if key not in PATHS}
     for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
         if len(args.model_path) > 1 and distributed.is_main():

@@ -10,7 +10,7 @@ measured score in that replicate's mean, for leaving it out lifts the mean of th
 patients shows too little of its spread (nothing at all for k = 1): `steadied` adds what is missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,10 +29,20 @@ PRIOR_PATIENTS = 2.0  # what the other tasks' spread weighs in the spread of a r
 
 
 class Resamples:
-    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself."""
+    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself.
 
-    def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17):
-        patients, self.patient_of_row = np.unique([patient_of(name) for name in images], return_inverse=True)
+    patient_of_image: whose an image is, where its id does not say so (`chexpert.patient_of`).
+    """
+
+    def __init__(
+        self,
+        images: Sequence[str],
+        num_replicates: int = 1000,
+        seed: int = 17,
+        patient_of_image: Mapping[str, str] | None = None,
+    ):
+        names = [patient_of(name, patient_of_image) for name in images]
+        patients, self.patient_of_row = np.unique(names, return_inverse=True)
         generator = np.random.default_rng(seed)
         self.weights = np.ones((num_replicates + 1, len(patients)), np.uint16)
         for row in self.weights[1:]:
