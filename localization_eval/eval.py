@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.classifier.saliency_store import open_maps
     from chexseg.data.chexpert import patient_of, read_patients
     from chexseg.data.mask_files import MaskFile
-    from chexseg.evaluation import chexlocalize_files, film_list, scoring
+    from chexseg.evaluation import chexlocalize, film_list, scoring
 
     gt_path = args.gt_path or constants.gt_dir() / "test_encoded.json"
     truth, predictions = (MaskFile(path, constants.ALIASES) for path in (gt_path, args.pred_path))
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     for kind, values in ((output.stem, each), (f"{output.stem.removesuffix('_iou')}_hitmiss", found.hits)):
         if values is not None:
             stem = output.with_name(kind)
-            chexlocalize_files.write(stem, values, found.overlap.tasks, found.images, found.resamples)
+            chexlocalize.write(stem, values, found.overlap.tasks, found.images, found.resamples)
     record = provenance.describe(vars(args), [gt_path, args.pred_path, args.all_images, args.patients], code=__file__)
     provenance.write(provenance.manifest_path(output), record | {"leaks": leaks})
     print(scoring.text(found.table))

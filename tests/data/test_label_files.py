@@ -13,8 +13,6 @@ from tests.data.layouts import COUNT, LAYOUTS, table
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_each_layout_becomes_one_table(tmp_path, name):
-    if name == "vindr":
-        pytest.importorskip("pydicom")
     laid = LAYOUTS[name](tmp_path)
     csv = laid.train or chexpert.split_csv(tmp_path, "train")
     frame = label_files.of_views(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES, "train"))

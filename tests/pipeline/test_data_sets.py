@@ -31,8 +31,6 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_classifier_on_each_layout(place, name):
-    if name == "vindr":
-        pytest.importorskip("pydicom")
     laid = LAYOUTS[name](place / "data")
     given = [("--train_csv", laid.train), ("--valid_csv", laid.valid)]
     run("train.py", "--ckpt_path", place / "m" / "c.ckpt", *NETWORK, *(w for pair in given if pair[1] for w in pair))
