@@ -53,6 +53,12 @@ def tell(what: str, tasks: Iterable[str], values: "np.ndarray", scores: "np.ndar
             log.warning("%s: no %s chosen: no mask of it that any one would find", task, what)
 
 
+def seal(outputs: Iterable[Path], record: dict, fingerprint: str) -> None:
+    for path in outputs:
+        shards.seal(path, record, fingerprint)
+        log.info("%s", path)
+
+
 def main(args: argparse.Namespace) -> None:
     if (args.map_dir is None) == (args.pred_path is None):
         raise UsageError("give --map_dir with saliency maps, or --pred_path with masks")
@@ -115,12 +121,6 @@ def main(args: argparse.Namespace) -> None:
     tell("cut-off", tasks, np.array(tuning.CUTOFFS), scores, tuning.best(scores))
     tuning.write_cutoffs(outputs[0], tasks, tuning.CUTOFFS, scores)
     seal(outputs, record, fingerprint)
-
-
-def seal(outputs: Iterable[Path], record: dict, fingerprint: str) -> None:
-    for path in outputs:
-        shards.seal(path, record, fingerprint)
-        log.info("%s", path)
 
 
 if __name__ == "__main__":
