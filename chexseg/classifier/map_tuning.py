@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from chexseg.classifier.saliency_maps import SaliencyMaps
-from chexseg.classifier.saliency_masks import MaskMaker
+from chexseg.classifier.saliency_masks import MaskMaker, stretched
 from chexseg.data import rle
 from chexseg.data.images import upsample
 from chexseg.evaluation import film_list, metrics, tuning
@@ -16,7 +16,7 @@ from chexseg.runtime.files import atomic
 from chexseg.runtime.workers import ordered_map
 
 # What CheXlocalize's two scripts try.
-THRESHOLDS, CUTOFFS = tuple(i / 10 for i in range(2, 8)), tuple(i / 10 for i in range(9))
+THRESHOLDS, CUTOFFS = tuple(i / 10 for i in range(2, 9)), tuple(i / 10 for i in range(9))
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ class MapCounter:
         else:
             masks = rle.resize([experts[task] for task in tasks], size)
         large = upsample(self.maps[image_id]["maps"][self.maps.task_rows(tasks)], size)
-        low, high = large.min((1, 2), keepdims=True), large.max((1, 2), keepdims=True)
-        stretched = (large - low) / np.where(high > low, high - low, 1)
-        for row, values, mask in zip(known, stretched, masks, strict=True):
+        for row, values, mask in zip(known, stretched(large), masks, strict=True):
             # A constant map becomes 0 throughout, which is above no threshold.
             counts[row] = tuning.histogram(values, mask)
         return counts
@@ -56,15 +54,23 @@ class MapCounter:
 def chexlocalize_thresholds(
     maps: SaliencyMaps, truth: Mapping[str, Mapping[str, Mapping]], tasks: Sequence[str]
 ) -> np.ndarray:
-    """(T,) of CheXlocalize's thresholds the first of the highest mean IoU over images with both masks, at the size of
-    the films; NaN for a task without such an image."""
-    images, best = [image for image in truth if image in maps], []
-    for threshold in THRESHOLDS:
-        maker = MaskMaker(maps, tuple(tasks), True, "chexlocalize", thresholds=np.full(len(tasks), threshold))
-        found = metrics.overlap(_Made(maker, images), truth, tasks, images)
-        best.append(_means(found.per_image(true_positives=True)))
-    scores = np.array(best)
-    return np.where(np.isnan(scores).all(0), np.nan, np.take(THRESHOLDS, np.nan_to_num(scores, nan=-1).argmax(0)))
+    """(T,) the first of CheXlocalize's thresholds with the highest mean IoU over images of which both masks have a
+    pixel, at the size of the films; the lowest for a task without such an image."""
+    images = [image for image in truth if image in maps]
+    scores = np.full((len(images), len(tasks), len(THRESHOLDS)), np.nan)
+    for each, image in zip(scores, images, strict=True):
+        entry, saliency = truth[image], maps[image]
+        for column, task in enumerate(tasks):
+            if task not in entry or not rle.area([entry[task]])[0]:
+                continue
+            small = upsample(saliency["maps"][maps.task_rows([task])], maps.input_size(saliency))
+            values = stretched(upsample(small, saliency["size"]))[0]
+            counted = tuning.histogram(values, rle.decode([entry[task]])[0], THRESHOLDS)
+            above = counted[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # outside and inside, at each threshold
+            union = above[0] + counted[1].sum()
+            each[column] = np.where(above.sum(0) > 0, above[1] / union, np.nan)
+    means = np.nan_to_num(_means(scores.reshape(len(images), -1)).reshape(len(tasks), -1), nan=-1)
+    return np.take(THRESHOLDS, means.argmax(1))
 
 
 def chexlocalize_cutoffs(
@@ -94,17 +100,18 @@ def write_as_chexlocalize(
     cutoffs: Path,
     thresholds: Path,
 ) -> None:
-    """Write `cutoffs` (prob_threshold,mIoU,task) and `thresholds` (threshold,task) as its scripts do. A task without a
-    threshold is left out."""
+    """Write `cutoffs` (prob_threshold,mIoU,task) and `thresholds` (threshold,task) as its scripts do."""
     rows = chexlocalize_cutoffs(maps, truth, tasks)
     chosen = zip(chexlocalize_thresholds(maps, truth, tasks), tasks, strict=True)
-    of_tasks = sorted((row for row in chosen if not np.isnan(row[0])), key=lambda row: row[1])
+    of_tasks = sorted(chosen, key=lambda row: row[1])
     for path, header, table in (
         (cutoffs, "prob_threshold,mIoU,task", rows),
         (thresholds, "threshold,task", of_tasks),
     ):
         with atomic(path) as temporary:
-            temporary.write_text("\n".join([header, *(",".join(map(str, row)) for row in table)]) + "\n")
+            temporary.write_text(
+                "\n".join([header, *(",".join(map(str, row)).replace("nan", "") for row in table)]) + "\n"
+            )
 
 
 def _means(values: np.ndarray) -> np.ndarray:

@@ -88,9 +88,7 @@ def threshold_maps(
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
         large = upsample(upsample(maps[chunk], network_size) if network_size else maps[chunk], size)
-        if stretch:
-            low, high = large.min((1, 2), keepdims=True), large.max((1, 2), keepdims=True)
-            large = (large - low) / np.where(high > low, high - low, 1)
+        large = stretched(large) if stretch else large
         grey = (np.clip(large, 0, 1) * 255).astype(np.uint8)
         for row, values, quantised in zip(chunk, large, grey, strict=True):
             if stretch and thresholds is not None and not np.isnan(thresholds[row]):
@@ -99,6 +97,12 @@ def threshold_maps(
                 image = smoothed(quantised, smoothing) if smoothing and stretch else quantised
                 masks[row] = otsu(image, lone_pixels=not stretch)
     return masks
+
+
+def stretched(maps: np.ndarray) -> np.ndarray:
+    """(T, h, w) -> (T, h, w): each map's values from 0 to 1; a constant map becomes 0."""
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    return (maps - low) / np.where(high > low, high - low, 1)
 
 
 def smoothed(image: np.ndarray, side: int) -> np.ndarray:

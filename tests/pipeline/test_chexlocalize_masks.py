@@ -8,6 +8,7 @@ import pickle
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 import constants
 from chexseg.classifier import saliency_pickles
 from chexseg.classifier.saliency_store import open_maps
-from chexseg.data import rle
+from chexseg.data import mask_files, rle
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
 from tests.pipeline.scripts import run
@@ -151,3 +152,44 @@ def test_masks_of_polygons_are_chexlocalizes_to_the_pixel(tmp_path):
             for polygon in entry.get(task, []):
                 ImageDraw.Draw(canvas).polygon([tuple(point) for point in polygon], outline=1, fill=1)
             np.testing.assert_array_equal(rle.decode([found[image][task]])[0], np.asarray(canvas))
+
+
+def naive_iou(ours, theirs, true_positives):
+    if (true_positives and not (ours.any() and theirs.any())) or not (ours | theirs).any():
+        return np.nan
+    return (ours & theirs).sum() / (ours | theirs).sum()
+
+
+def test_tuning_is_chexlocalizes(pickles, tmp_path):
+    """Both tables, from expert masks that lack the last image: thresholds by true positives, cut-offs by all images."""
+    folder, contents = pickles
+    rng, masks = np.random.default_rng(8), {}
+    for image in IMAGES[:2]:
+        width, height = contents[image, "Edema"]["cxr_dims"]
+        stack = rng.random((len(TASKS), height, width)) > np.array([0.5, 0.9, 2])[:, None, None]  # the last: empty
+        masks[image] = dict(zip(TASKS, stack, strict=True))
+    coded = {i: dict(zip(TASKS, rle.encode(np.stack(list(e.values()))), strict=True)) for i, e in masks.items()}
+    mask_files.write(tmp_path / "gt.json", coded.items())
+    run("localization_eval/tune_thresholds.py", "--map_dir", folder, "--gt_path", tmp_path / "gt.json", "--save_dir",
+        tmp_path, "--tasks", *TASKS)  # fmt: skip
+    thresholds = pd.read_csv(tmp_path / "tuning_results.csv").set_index("task")["threshold"]
+    cutoffs = pd.read_csv(tmp_path / "probability_tuning_results.csv").set_index(["task", "prob_threshold"])["mIoU"]
+    assert list(thresholds.index) == sorted(TASKS) and len(cutoffs) == 27
+    for task in TASKS:
+        means = []
+        for threshold in np.arange(0.2, 0.8, 0.1):
+            found = [naive_iou(naive(contents[i, task], threshold), masks[i][task], True) for i in masks]
+            means.append(np.nanmean(found) if not np.isnan(found).all() else np.nan)
+        best = 0.2 if np.isnan(means).all() else np.arange(0.2, 0.8, 0.1)[int(np.nanargmax(means))]
+        assert thresholds[task] == pytest.approx(round(best, 1))
+        for cutoff in np.arange(0, 0.9, 0.1):
+            found = []
+            for image in IMAGES:
+                content = contents[image, task]
+                given = content["prob"]
+                number = float(given[constants.OBSERVATIONS.index(task)]) if torch.is_tensor(given) else given
+                mask = naive(content) if number > cutoff else np.zeros_like(naive(content))
+                theirs = masks[image][task] if image in masks else np.zeros_like(mask)
+                found.append(naive_iou(mask, theirs, False))
+            mean = np.nanmean(found) if not np.isnan(found).all() else np.nan
+            assert cutoffs[task, round(cutoff, 1)] == pytest.approx(mean, abs=5.1e-4, nan_ok=True)
