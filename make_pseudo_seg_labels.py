@@ -67,15 +67,9 @@ def run_folder(words: Sequence[str] | None) -> Path:
     return Path(*words) if words else constants.run_dir()
 
 
-def boundary_network(name: str) -> Path:
-    """The file of a path or of a name in the folder of boundary networks, which may lack its .pth."""
-    places = [Path(name), constants.irnet_dir() / name]
-    places += [place.with_name(place.name + ".pth") for place in places]
-    return next((place for place in places if place.is_file()), places[1])
-
-
 def main(args: argparse.Namespace) -> None:
-    from chexseg.data import chexpert
+    from chexseg.classifier.saliency_store import STORE
+    from chexseg.data import chexpert, leak_guard
     from chexseg.irnet import gates, source_choice, stages
     from chexseg.irnet.films import OtherFilms, TrainFilms
 
@@ -112,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
             shard_size=args.shard_size,
         )
         return
-    weights = boundary_network(args.irn_best_model_name)
+    weights = options.boundary_network(args.irn_best_model_name, constants.irnet_dir())
     size, left_out = {"image_size": films.size}, dict.fromkeys(NOT_OF_THE_WALK)
     inputs = [*films.inputs, weights, *gate.inputs]
     of_cams = provenance.describe(size, films.inputs, code=__file__)
@@ -130,6 +124,8 @@ def main(args: argparse.Namespace) -> None:
         precision=args.precision,
         num_workers=args.num_workers,
     )
+    for kind, sources in (("cams", [run / STORE]), ("irnet", [run / STORE, weights])):
+        leak_guard.inherit(run / f"pseudo_seg_labels_encoded_{kind}.json", sources)
     for kind, process, record in (("cams", cams, of_cams), ("irnet", walk, of_walk)):
         stages.build_masks(
             run / f"pseudo_seg_labels_encoded_{kind}.json",

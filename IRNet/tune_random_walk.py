@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError
 from chexseg.irnet import options
-from chexseg.runtime import cli, distributed, leak_guard, provenance, shards
+from chexseg.runtime import cli, distributed, provenance, shards
 from chexseg.training.options import PRECISIONS
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,7 @@ def main(args: argparse.Namespace) -> None:
     rows = [row for row, image_id in enumerate(films.ids) if image_id in truth]
     if not rows:
         raise DataError(f"{truth.path}: {run} has maps of none of its images; run test.py on the experts' set")
-    weights = Path(args.irn_best_model_name)
-    weights = weights if weights.is_file() else constants.irnet_dir() / weights
+    weights = options.boundary_network(args.irn_best_model_name, constants.irnet_dir())
     labels = args.csv_path or (chexpert.split_csv(constants.data_dir(), "valid") if args.gate == "labels" else None)
     gate = gates.choose_gate(
         args.gate,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
-from chexseg.runtime import cli, leak_guard, provenance
+from chexseg.data import leak_guard
+from chexseg.runtime import cli, provenance
 
 if TYPE_CHECKING:
     from chexseg.data.mask_files import MaskFile
@@ -127,14 +128,13 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.data.chexpert import patient_of
     from chexseg.evaluation import chexlocalize, pathology_features
 
-    folder, leaks = args.save_dir, []
+    folder, leaks, outputs = args.save_dir, [], []
     if "allow_leak" in args:
         predictions = args.pred_path if args.what == "eval" else args.pred_seg_path
         leaks = leak_guard.check([predictions], map(patient_of, masks_of(args.gt_path)), allow=args.allow_leak)
     paths = [getattr(args, name) for name in SCRIPTS[args.what][1]]
     record = provenance.describe(vars(args), [path for path in paths if path.is_file()], code=__file__)
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = []
     for name, (table, index) in TABLES[args.what](args).items() if args.what in TABLES else ():
         outputs.append(chexlocalize.write_csv(folder / f"{name}.csv", table, index=index))
         if len(table) <= LONGEST:
@@ -143,7 +143,7 @@ def main(args: argparse.Namespace) -> None:
         outputs = pathology_features.plot(pathology_features.read(args.features_dir), folder)
     for output in outputs:
         provenance.write(provenance.manifest_path(output), record | {"leaks": leaks})
-        print(output, *(f"LEAK, no test: {leak}" for leak in leaks), sep="\n")
+    print(*outputs, *(f"LEAK, no test: {leak}" for leak in leaks), sep="\n")
 
 
 if __name__ == "__main__":

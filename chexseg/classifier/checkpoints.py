@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from chexseg.classifier.safe_loading import load_checkpoint
 from chexseg.errors import DataError
+from chexseg.runtime.checks import some
 from chexseg.runtime.files import atomic
 
 
@@ -30,6 +32,32 @@ def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise DataError(f"{path}: no tensors in it; expected a state_dict")
     return tensors
+
+
+def differences(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """How names and shapes of tensors differ from those wanted, in the network's order; empty where all fit."""
+    found = []
+    for key, tensor in wanted.items():
+        if key not in given:
+            found.append(f"no tensor {key!r}")
+        elif given[key].shape != tensor.shape:
+            found.append(f"{key!r} is {tuple(given[key].shape)}, expected {tuple(tensor.shape)}")
+    return found + [f"unexpected tensor {key!r}" for key in given if key not in wanted]
+
+
+def load_exactly(
+    network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, *, but_for: tuple[str, ...] = ()
+) -> None:
+    """Load weights by name. DataError, with the first that differ, for missing, unexpected or misshapen tensors outside
+    the modules `but_for`."""
+    left_out = tuple(f"{module}." for module in but_for)
+    own, given = (
+        {k: v for k, v in names.items() if not k.endswith("num_batches_tracked") and not k.startswith(left_out)}
+        for names in (network.state_dict(), tensors)
+    )
+    if found := differences(own, given):
+        raise DataError(f"{path}: {some(found)}; it does not fit a {type(network).__name__}")
+    network.load_state_dict(given, strict=False)
 
 
 class NetworkSpec(Protocol):

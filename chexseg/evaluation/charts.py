@@ -6,6 +6,7 @@ page. Series differ in marker and dash as well as in colour (Okabe and Ito 2008)
 
 import base64
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from chexseg.evaluation.figure import METADATA
+from chexseg.evaluation.figure import METADATA, THEMES
 from chexseg.runtime.files import atomic
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b5b5b", "#e69f00")
@@ -53,6 +54,7 @@ def _styled(style: str) -> Iterator[Sequence[str]]:
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `path` with the suffixes .png and .pdf. The same figure gives the same bytes."""
     written: list[Path] = []
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # which tells of every table of a font that it drops
     for suffix, metadata in METADATA.items():
         target = path.with_name(f"{path.name}.{suffix}")
         with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(target) as temporary:
@@ -67,6 +69,28 @@ def data_uri(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "chexseg"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(text.getvalue().encode()).decode()
+
+
+def quality_panels(number: int, size: tuple[float, float]) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side for the IoU of pseudo masks, dark as films are; `save_quality` writes them."""
+    figure = Figure(size, dpi=128, facecolor=THEMES["dark"][0], layout="constrained")
+    return figure, figure.subplots(1, number, sharey=True, squeeze=False)[0]
+
+
+def save_quality(figure: Figure, panels: Sequence[Axes], path: Path) -> None:
+    """Give the panels their axes and one legend, and write a PNG."""
+    background, ink, faint = THEMES["dark"]
+    for panel in panels:
+        panel.set_facecolor(background)
+        panel.tick_params(colors=faint, labelsize=8)
+        panel.grid(axis="y", color=faint, alpha=0.25, lw=0.6)
+        for side in panel.spines.values():
+            side.set_color(faint)
+    panels[0].set_ylim(0, None)
+    panels[0].set_ylabel("pooled IoU against the experts", color=ink, size=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, labelcolor=ink, fontsize=8)
+    figure.savefig(path, format="png", facecolor=background, metadata={"Software": None})
 
 
 def forest(
@@ -122,9 +146,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
+def quality(table: pd.DataFrame, *, label: str = "IoU with the expert", style: str = "light") -> Figure:
     """Quality of pseudo masks: a panel a gate, IoU of each task (rows) by source, with intervals; columns source, gate,
-    task, iou, lower, upper."""
+    task, iou, lower, upper. Without a gate there is one panel."""
     gates = table["gate"].fillna("").astype(str) if "gate" in table else pd.Series("", table.index)
     kinds, tasks, names = (list(dict.fromkeys(column)) for column in (gates, table["task"], table["source"]))
     with _styled(style) as colours:
@@ -142,7 +166,7 @@ def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
                 axes.plot(chosen["iou"], places, MARKERS[number % len(MARKERS)], color=colour, markersize=4.5,
                           linestyle="", label=name)  # fmt: skip
             axes.set_title(f"gate: {gate}" if gate else "")
-            axes.set_xlabel("IoU with the expert")
+            axes.set_xlabel(label)
             axes.grid(False, axis="y")
             for place in range(1, len(tasks)):
                 axes.axhline(place - 0.5, color=INK[style][2], linewidth=0.6)

@@ -5,14 +5,14 @@ pooled score counts its pixels in the union, too: whoever has the list of all fi
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
 import pandas as pd
 
-from chexseg.data import label_files, rle
+from chexseg.data import json_lines, label_files, rle
 from chexseg.data.chexpert import image_id
 from chexseg.evaluation.metrics import some
 
@@ -65,6 +65,12 @@ class Joined(Mapping[str, Masks]):
 
     def __getitem__(self, image: str) -> Masks:
         return self.more[image] if image in self.more else self.file[image]
+
+    def read(self, images: Iterable[str]) -> Iterator[Masks]:
+        """As `ImageFile.read`."""
+        images = list(images)
+        of_file = json_lines.read(self.file, [image for image in images if image not in self.more])
+        return (self.more[image] if image in self.more else next(of_file) for image in images)
 
     def __contains__(self, image: object) -> bool:
         return image in self.more or image in self.file

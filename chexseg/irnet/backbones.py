@@ -42,5 +42,5 @@ def classifier_of(run: Path) -> Path | None:
     try:
         manifest = json.loads(provenance.manifest_path(run / saliency_store.STORE).read_text())
         return Path(manifest["paths"]["ckpt_path"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):  # an ensemble's names none
         return None

@@ -36,7 +36,7 @@ def is_valid(output: Path, fingerprint: str) -> str | None:
     try:
         record = json.loads(manifest.read_text())
         recorded = record["fingerprint"], record["output"]["size"], record["output"]["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "its manifest is damaged"
     if recorded[0] != fingerprint:
         return "stale: inputs, arguments or code changed"
@@ -165,7 +165,7 @@ def _problem(path: Path, expected: str) -> str | None:
             return "stale: made from other inputs, arguments or code"
         if recorded["sha256"] != provenance.sha256(path):
             return "damaged: its checksum differs"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "damaged: its checksum is unreadable"
     return None
 

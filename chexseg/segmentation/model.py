@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chexseg.classifier import checkpoints, models
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
+from chexseg.segmentation import foreign
 from chexseg.segmentation.choices import has_encoder_weights, is_imagenet
 
 
@@ -70,7 +71,7 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
     architecture, tensors = models.load_backbone(path, keys="encoder_q" if kind == "MoCoCXR" else "")
     if architecture != spec.encoder:
         raise DataError(f"{path}: holds a {architecture}, but --encoder is {spec.encoder}")
-    models.load_exactly(cast(nn.Module, model.encoder), tensors, path)
+    checkpoints.load_exactly(cast(nn.Module, model.encoder), tensors, path)
     return path
 
 
@@ -91,8 +92,14 @@ def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec
 
 
 def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict[str, Any]]:
-    """A network of `save_model` in eval mode, its spec and the metrics of its epoch."""
-    weights, spec, metrics = checkpoints.load_network(path, SegmentationSpec)
+    """A network in eval mode, its spec and the metrics of its epoch: of `save_model`, or one that `foreign` knows."""
+    content = checkpoints.load_checkpoint(path)
+    metrics: dict[str, Any] = {}
+    if SegmentationSpec.KEY not in content and foreign.is_foreign(found := checkpoints.state_dict(content, path)):
+        weights = foreign.under_todays_names(found)
+        spec = SegmentationSpec(**foreign.read_settings(path, len(weights[foreign.HEAD])))
+    else:
+        weights, spec, metrics = checkpoints.unpack_network(content, path, SegmentationSpec)
     model = build_model(spec)
-    models.load_exactly(model, weights, path)
+    checkpoints.load_exactly(model, weights, path)
     return model.eval(), spec, metrics

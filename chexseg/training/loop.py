@@ -79,6 +79,7 @@ def fit(trainer: Trainer, run: Run, options: RunOptions) -> Result:
         if not finished_before:
             if progress.epoch >= options.num_epochs:
                 raise DataError(f"{options.resume}: {progress.epoch} epochs are behind it already; raise --num_epochs")
+            batch_norm.check_lone_image(trainer, options.batch_size)
             _begin(run, options, progress, lines, wandb)
             with closing(_Session(trainer, run, options, progress, base_lr, lines, wandb)) as session:
                 session.train()
@@ -143,7 +144,7 @@ class _Session:
         self.network = _wrap(self.model, self.device, options.compile)
         pin = self.device.type == "cuda"
         self.loader = Loader(trainer.dataset, num_workers=options.num_workers, pin_memory=pin)
-        self.saver = resuming.Saver(run, trainer, options.save_every, options.max_minutes)
+        self.saver = resuming.Saver(run, trainer, options)
         self.per_epoch = -(-len(trainer.order(0)) // options.batch_size)
         self.steps = options.num_epochs * self.per_epoch
         self.bar = tqdm(

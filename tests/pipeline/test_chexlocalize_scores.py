@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import constants
-from chexseg.data import mask_files, rle
+from chexseg.data import leak_guard, mask_files, rle
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import run
 
 TASKS = list(constants.LOCALIZATION_TASKS)
