@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="best_model.pth of segmentation_train.py; several are tested one after the other",
     )
     add("--output_path", type=Path, nargs="+", required=True, metavar="JSON", help="masks JSON to write, one a model")
-    add("--test_masks_path", type=Path, help="masks JSON of the test set [test_encoded.json beside the ground truth]")
+    add("--test_masks_path", type=Path, help="masks JSON [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]")
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")

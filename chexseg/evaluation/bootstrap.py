@@ -33,8 +33,8 @@ Z = 1.959964  # of a 95% interval
 
 
 class Resamples:
-    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself. `whose` is an
-    image's patient where its id does not say it."""
+    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself. `whose`:
+    an image's patient where its id does not say it."""
 
     def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17, whose: Mapping | None = None):
         names = [patient_of(name, whose) for name in images]
