@@ -11,6 +11,7 @@ Our own files hold one image a line, so that a million of them can be merged, sa
 Any other layout of the same JSON is read too, as one dictionary.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -135,6 +136,23 @@ class MaskFile(ImageFile[dict[str, dict]]):
                 raise DataError(f"{self.path}: {image_id}: {task} occurs twice (also as {name!r})")
             masks[task] = rle.check(coded, f"{self.path}: {image_id}: {name}")
         return masks
+
+
+class PointFile(ImageFile[dict[str, list[tuple[float, float]]]]):
+    """A reader's most representative points, CheXlocalize's hb_salient_pt_*.json, as a mapping of image id ->
+    {task: [(x, y), ...]} in pixels."""
+
+    what = "file of points"
+
+    def _checked(self, image_id: str, entry: Any) -> dict[str, list[tuple[float, float]]]:
+        try:
+            named = {self.aliases.get(name, name): points for name, points in entry.items() if name != "img_size"}
+            points = {task: [(float(x), float(y)) for x, y in given] for task, given in named.items()}
+            if not all(math.isfinite(value) for given in points.values() for point in given for value in point):
+                raise ValueError("a coordinate is not a number")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: {image_id}: not points by task {{task: [[x, y], ...]}} ({error})") from error
+        return points
 
 
 class PolygonFile(ImageFile[tuple[tuple[int, int], Polygons]]):

@@ -12,7 +12,7 @@ hold but one. `steadied` gives the replicates the spread that the patients tell 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,10 +32,12 @@ Z = 1.959964  # of a 95% interval
 
 
 class Resamples:
-    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself."""
+    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself. `whose`:
+    an image's patient where its id does not say it."""
 
-    def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17):
-        patients, self.patient_of_row = np.unique([patient_of(name) for name in images], return_inverse=True)
+    def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17, whose: Mapping | None = None):
+        names = [patient_of(name, whose) for name in images]
+        patients, self.patient_of_row = np.unique(names, return_inverse=True)
         generator = np.random.default_rng(seed)
         self._sums: dict[bytes, np.ndarray] = {}
         self.weights = np.ones((num_replicates + 1, len(patients)), np.uint8)
