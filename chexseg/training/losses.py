@@ -118,16 +118,17 @@ def classification_loss(
 ) -> Tensor:
     """Mean cross-entropy over the labels that count; 0 where none does.
 
-    labels (B, T) hold 1, 0, -1 (uncertain) and NaN (not mentioned). logits are (B, T), or (B, T, 3) = (uncertain,
-    negative, positive) for the policy `multiclass`. Not mentioned counts as negative, as in CheXpert (Irvin et al.
-    2019), or not at all (`ignore`).
+    labels (B, T) hold 1, 0, -1 (uncertain), NaN (not mentioned) and -2 (no such column: unknown, which never counts).
+    logits are (B, T), or (B, T, 3) = (uncertain, negative, positive) for the policy `multiclass`. Not mentioned counts
+    as negative, as in CheXpert (Irvin et al. 2019), or not at all (`ignore`).
     """
     if (uncertain == "multiclass") != (logits.ndim == 3):
         raise ValueError(f"the policy {uncertain!r} does not go with logits of shape {tuple(logits.shape)}")
     logits = logits.float()
     missing = labels.isnan()
     counts = ~missing if not_mentioned == "ignore" else torch.ones_like(missing)
-    labels = torch.where(missing, 0.0, labels.float())
+    counts = counts & (labels != -2)
+    labels = torch.where(missing | (labels == -2), 0.0, labels.float())
     doubtful = labels == -1
     if uncertain == "multiclass":
         classes = labels.long() + 1
