@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 
 from chexseg.classifier.safe_loading import load_checkpoint
-from chexseg.errors import DataError
+from chexseg.data.names import check_tasks
+from chexseg.errors import DataError, UsageError
 from chexseg.runtime.files import atomic
 
 
@@ -32,12 +33,25 @@ def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def metric(metrics: Mapping, name: str, count: int, path: Path) -> list[float] | None:
+    """A list of `count` finite numbers from 0 to 1 in a file's metrics; None where there is none."""
+    found = metrics.get(name)
+    if found is None:
+        return None
+    if not (isinstance(found, list) and len(found) == count and all(type(n) in (int, float) for n in found)):
+        raise DataError(f"{path}: its metrics' {name} are not {count} numbers; train the network again")
+    if not all(0 <= n <= 1 for n in found):
+        raise DataError(f"{path}: its metrics' {name} are not numbers from 0 to 1; train the network again")
+    return found
+
+
 class NetworkSpec(Protocol):
     """A frozen dataclass with what the weights of a kind of network do not say; its fields are str, bool, int, tuple of
     str, or one of these or None. The file keeps it under the key KEY.
 
-    A field's metadata may list its `choices`, and say that it is `optional`: not in the file while it has its default,
-    so that an older version reads the file too.
+    A field's metadata may list its `choices`, give its `most` (a number) or a `check` (a function of value and place
+    that raises DataError), and say that it is `optional`: not in the file while it has its default, so that an older
+    version reads the file too. Tuples of texts are tasks.
     """
 
     KEY: ClassVar[str]
@@ -96,13 +110,22 @@ def _read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
             if field.default is dataclasses.MISSING:
                 raise DataError(f"{path}: not {kind.WHAT}: {kind.KEY} lacks the field {name!r}")
             continue
-        value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+        value = tuple(saved[name]) if type(saved[name]) is list else saved[name]
         choices = field.metadata.get("choices")
         if not _is_a(value, hints[name]) or (choices and value not in choices):
             wanted = f"one of {', '.join(map(str, choices))}" if choices else inspect.formatannotation(field.type)
             raise DataError(f"{path}: {kind.KEY}, field {name!r}: {str(value)[:60]!r} is not {wanted}")
+        if isinstance(value, int) and value > field.metadata.get("most", value):
+            raise DataError(f"{path}: {kind.KEY}, field {name!r}: {value} is more than {field.metadata['most']}")
+        if isinstance(value, tuple):
+            check_tasks(value, f"{path}: {kind.KEY}, field {name!r}")
+        if "check" in field.metadata:
+            field.metadata["check"](value, f"{path}: {kind.KEY}, field {name!r}")
         values[name] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except UsageError as error:
+        raise DataError(f"{path}: {kind.KEY}: {error}") from error
 
 
 def _is_a(value: Any, hint: Any) -> bool:

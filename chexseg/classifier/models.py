@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from chexseg.classifier import checkpoints
-from chexseg.classifier.choices import ARCHITECTURES, OUTPUT_STRIDES, POOLINGS
+from chexseg.classifier.choices import ARCHITECTURES, MAX_SIDE, OUTPUT_STRIDES, POOLINGS
 from chexseg.classifier.output_stride import set_output_stride
 from chexseg.classifier.pooling import pool
 from chexseg.data.normalisation import NORMALISATION
@@ -68,7 +68,7 @@ class ClassifierSpec:
     architecture: str = field(metadata={"choices": ARCHITECTURES})
     tasks: tuple[str, ...]
     three_way: bool = False
-    image_size: int = 320
+    image_size: int = field(default=320, metadata={"most": MAX_SIDE})
     normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
     output_stride: int = field(default=32, metadata={"choices": OUTPUT_STRIDES, "optional": True})
     pooling: str = field(default="average", metadata={"choices": POOLINGS, "optional": True})
@@ -221,6 +221,13 @@ def load_exactly(
     network: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, but_for: tuple[str, ...] = ()
 ) -> None:
     """Load weights by name; a missing, unexpected or misshapen tensor outside the modules `but_for` is a DataError."""
+    network.load_state_dict(check_fit(network, tensors, path, but_for=but_for), strict=False)
+
+
+def check_fit(
+    network: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, but_for: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The tensors that `load_exactly` loads; DataError where they do not fit the network."""
 
     def matters(key: str) -> bool:
         return not key.endswith("num_batches_tracked") and not key.startswith(
@@ -237,7 +244,7 @@ def load_exactly(
     unexpected = [k for k in loaded if k not in own]
     if unexpected:
         raise DataError(f"{path}: unexpected tensor {unexpected[0]!r} for {type(network).__name__}")
-    network.load_state_dict(loaded, strict=False)
+    return loaded
 
 
 def load_backbone(path: Path, *, keys: str = "") -> tuple[str, dict[str, Tensor]]:
@@ -257,7 +264,11 @@ def load_backbone(path: Path, *, keys: str = "") -> tuple[str, dict[str, Tensor]
 def trained_normalisation(path: Path, default: str) -> str:
     """How the checkpoint says that its network's input was normalised; `default` where it says nothing."""
     spec = checkpoints.load_checkpoint(path).get("spec")
-    return spec.get("normalisation", default) if isinstance(spec, dict) else default
+    found = spec.get("normalisation", default) if isinstance(spec, dict) else default
+    if found not in tuple(NORMALISATION):
+        names = ", ".join(NORMALISATION)
+        raise DataError(f"{path}: spec, field 'normalisation': {str(found)[:60]!r} is not one of {names}")
+    return found
 
 
 def pretrained_backbone(architecture: str, folder: Path | None = None) -> Path:

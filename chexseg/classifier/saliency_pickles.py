@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from chexseg.classifier.saliency_maps import Saliency, SaliencyMaps
+from chexseg.data import image_folder, names
 from chexseg.data.images import upsample
+from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.files import atomic
@@ -65,7 +67,8 @@ def _split_name(path: Path) -> tuple[str, str]:
     if at < 0:
         raise DataError(f"{path}: expected patientX_studyY_viewZ_frontal_<task>_map.pkl")
     cut = at + len("_frontal_")
-    return stem[: cut - 1], stem[cut:]
+    image_id, task = (image_folder.text_of(part) for part in (stem[: cut - 1], stem[cut:]))
+    return names.check_id(image_id, path), names.check_task(task, path)
 
 
 def _read_pickle(path: Path) -> tuple[np.ndarray, float, tuple[int, int]]:
@@ -76,14 +79,20 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, float, tuple[int, int]]:
 
     content = load_pickle(path)
     try:
-        saliency = torch.as_tensor(content["map"]).float().squeeze((0, 1))
-        probability = float(np.asarray(content.get("prob", np.nan)).reshape(-1)[0])
-        width, height = map(int, content["cxr_dims"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        saliency = torch.as_tensor(content["map"])
+        if saliency.is_complex() or saliency.dtype == torch.bool:
+            raise ValueError(f"a map of {saliency.dtype}")
+        saliency = saliency.float().squeeze((0, 1))
+        probability = float(np.asarray(content.get("prob", np.nan), np.float64).reshape(-1)[0])
+        width, height = np.asarray(content["cxr_dims"]).tolist()
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise DataError(f"{path}: not a saliency pickle ({type(error).__name__}: {error})") from error
-    if saliency.ndim != 2:
+    if saliency.ndim != 2 or not saliency.numel():
         raise DataError(f"{path}: its map has shape {tuple(saliency.shape)}, expected (1, 1, h, w)")
-    return saliency.numpy(), probability, (height, width)
+    if probability < 0 or probability > 1:
+        raise DataError(f"{path}: its prob is {probability}, expected 0 to 1")
+    check_size(saliency.shape, f"{path}: its map")
+    return saliency.numpy(), probability, check_size((height, width), f"{path}: cxr_dims")
 
 
 def write_pickles(
@@ -110,5 +119,6 @@ def write_pickles(
             "cxr_img": picture,
             "cxr_dims": (width, height),
         }
-        with atomic(folder / f"{image_id}_{task}_map.pkl") as temporary, open(temporary, "wb") as file:
+        stem = image_folder.file_stem(f"{image_id}_{task}_map")
+        with atomic(folder / f"{stem}.pkl") as temporary, open(temporary, "wb") as file:
             pickle.dump(content, file)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from chexseg.data import csv_tables, names
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 
@@ -23,6 +24,16 @@ def image_id(path: str | Path) -> str:
     if len(parts) < 3:
         raise DataError(f"{path}: an image's path must end in patientX/studyY/viewZ.jpg")
     return "_".join([*parts[-3:-1], Path(path).stem])
+
+
+def listed_id(text: object, where: str) -> str:
+    """The image id of a `Path` that stands in a label file. DataError, which begins with `where`, for one that is no
+    path below the data folder."""
+    path = names.check_path(text, where)
+    try:
+        return names.check_id(image_id(path), where)
+    except DataError as error:
+        raise DataError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
 
 
 def patient_of(image_id: str) -> str:
@@ -52,16 +63,7 @@ def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, s
 
     An observation may stand under its other name. DataError for a missing file or column and for any other value.
     """
-    try:
-        frame = pd.read_csv(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such label file") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
-    frame = frame.rename(columns={name: aliases.get(name, name) for name in frame.columns})
-    missing = [name for name in ("Path", *observations) if name not in frame.columns]
-    if missing:
-        raise DataError(f"{path}: no column {missing[0]!r}; the file has {', '.join(map(str, frame.columns[:20]))}")
+    frame = csv_tables.frame(path, ("Path", *observations), texts=("Path",), aliases=aliases)
     for name in observations:
         values = pd.to_numeric(frame[name], errors="coerce")
         wrong = frame[name].notna() & ~values.isin((-1, 0, 1))
@@ -69,7 +71,9 @@ def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, s
             row = int(np.flatnonzero(wrong)[0])
             raise DataError(f"{path}: line {row + 2}, {name!r}: {frame[name].iloc[row]!r} is not 1, 0, -1 or empty")
         frame[name] = values.astype("float32")
-    frame.index = pd.Index([image_id(p) for p in frame["Path"]], name="image_id")
+    lines = (f"{path}: line {line}, 'Path'" for line in range(2, len(frame) + 2))
+    ids = [listed_id(text, where) for text, where in zip(frame["Path"], lines, strict=True)]
+    frame.index = pd.Index(ids, name="image_id")
     if frame.index.has_duplicates:
         raise DataError(f"{path}: {frame.index[frame.index.duplicated()][0]} occurs twice")
     return frame
@@ -93,7 +97,7 @@ def present(frame: pd.DataFrame, ids: Sequence[str], tasks: Sequence[str], *, un
 
 def csv_image_path(data_dir: Path, path: str) -> Path:
     """The image that a label file's `Path` names, below any of CheXpert's usual roots."""
-    relative = Path(path)
+    relative = names.check_path(path, data_dir, Path(data_dir))
     tails = [relative, Path(*relative.parts[1:])] if len(relative.parts) > 4 else [relative]
     candidates = [Path(data_dir) / base / tail for tail in tails for base in ("CheXpert", *ROOTS)]
     for candidate in candidates:
@@ -107,15 +111,15 @@ def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
     match = IMAGE_ID.fullmatch(image_id)
     if match is None:
         raise DataError(f"{image_id!r} is not an image id; expected patientX_studyY_viewZ")
-    names = [a for s in ([split] if split else SPLITS) for a in SPLITS.get(s, (s,))]
+    folders = [a for s in ([split] if split else SPLITS) for a in SPLITS.get(s, (s,))]
     stem = Path(*match.groups())
     for root in ROOTS:
-        for name in names:
+        for name in folders:
             for suffix in SUFFIXES:
                 path = Path(data_dir) / root / name / stem.with_suffix(suffix)
                 if path.is_file():
                     return path
-    raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")
+    raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(folders)} of {data_dir}/CheXpert")
 
 
 def locate(data_dir: Path, image_id: str, splits: Sequence[str]) -> Path:

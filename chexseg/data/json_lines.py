@@ -11,15 +11,16 @@ Any other layout of the same JSON is read too, as one dictionary. What stands in
 import json
 import mmap
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from chexseg.data import names
 from chexseg.errors import DataError
+from chexseg.runtime import plain_json
 from chexseg.runtime.files import atomic
 
 T = TypeVar("T")
@@ -73,7 +74,9 @@ class ImageFile(Mapping[str, T]):
         self._rows = {image_id: row for row, image_id in enumerate(lines[0])}
         self._places = np.array(lines[1], np.int64).reshape(-1, 2)
         if len(self._rows) < len(self._places):
-            raise DataError(f"{path}: {_twice(lines[0])} occurs twice")
+            raise DataError(f"{path}: {names.twice(lines[0])} occurs twice")
+        for image_id in self:
+            names.check_id(image_id, path)
 
     def _map(self) -> mmap.mmap:
         """The file's bytes. A forked process shares the mapping, a spawned one makes its own."""
@@ -86,13 +89,7 @@ class ImageFile(Mapping[str, T]):
         return self.__dict__ | {"_bytes": None}
 
     def _read_foreign(self) -> dict:
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                content = json.load(file, object_pairs_hook=_distinct)
-        except _Twice as error:
-            raise DataError(f"{self.path}: {error} occurs twice") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path}: not whole JSON ({error}); fetch or make the file again") from error
+        content = plain_json.parse(self._map()[:], self.path)
         if not isinstance(content, dict):
             raise DataError(f"{self.path}: expected an object of image ids, found a {type(content).__name__}")
         return content
@@ -113,30 +110,11 @@ class ImageFile(Mapping[str, T]):
         data = self._map()
         line = data[start:stop]
         data.madvise(mmap.MADV_DONTNEED)  # else all that was ever read counts as this process's memory
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{self.path}: {image_id}: damaged line ({error}); make the file again") from error
-        return self._checked(image_id, entry)
+        return self._checked(image_id, plain_json.parse(line, f"{self.path}: {image_id}: damaged line"))
 
     @abstractmethod
     def _checked(self, image_id: str, entry: Any) -> T:
         """The image's entry in the one form that the rest of the code expects; DataError where it is not one."""
-
-
-class _Twice(Exception):
-    """A name that stands twice in one JSON object."""
-
-
-def _twice(names: Sequence[str]) -> str:
-    return next(name for name, count in Counter(names).items() if count > 1)
-
-
-def _distinct(pairs: list[tuple[str, object]]) -> dict:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise _Twice(_twice([name for name, _ in pairs]))
-    return content
 
 
 def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
@@ -144,7 +122,7 @@ def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
     size = len(data)
     if data[:2] != b"{\n" or data[max(0, size - 3) :] != b"\n}\n":
         return None
-    names: list[str] = []
+    ids: list[str] = []
     places: list[int] = []
     start, last, released = 2, size - 3, 0
     while start <= last:
@@ -156,13 +134,13 @@ def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
             image_id, length = _key(data, start, stop)
         except ValueError:
             return None
-        names.append(image_id)
+        ids.append(image_id)
         places += start + length + 2, stop
         start = end + 1
         if start - released > 1 << 20:  # what was looked at need not stay in memory
             data.madvise(mmap.MADV_DONTNEED)
             released = start
-    return names, places
+    return ids, places
 
 
 def _key(data: mmap.mmap, start: int, stop: int) -> tuple[str, int]:

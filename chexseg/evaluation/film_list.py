@@ -4,15 +4,13 @@ A mask that a method draws on such a film is a false positive. CheXlocalize's pe
 pooled score counts its pixels in the union, too: whoever has the list of all films passes it, and both are honest.
 """
 
-import csv
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chexseg.data import rle
-from chexseg.data.chexpert import image_id
-from chexseg.errors import DataError
+from chexseg.data import csv_tables, rle
+from chexseg.data.chexpert import listed_id
 from chexseg.evaluation.metrics import some
 
 Masks = Mapping[str, Mapping]
@@ -26,22 +24,14 @@ class FilmList(dict[str, frozenset[str]]):
 def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
     """The frontal films of a label file (column `Path`, and `Frontal/Lateral` where there is one), and their findings,
     some of which may stand under another name (`aliases`)."""
-    aliases = aliases or {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if "Path" not in (rows.fieldnames or ()):
-                raise DataError(f"{path}: no column 'Path'; it has {', '.join(rows.fieldnames or ())}")
-            listed = [(image_id(row["Path"]), row) for row in rows if row["Path"]]
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such list of images") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
+    rows = csv_tables.rows(path, ("Path",), aliases=aliases, made_by="name the label file of the whole set")
+    lines = enumerate(rows, 2)
+    listed = [(listed_id(row["Path"], f"{path}: line {line}, 'Path'"), row) for line, row in lines if row["Path"]]
     films = FilmList()
     for film, row in listed:
         view = row.get("Frontal/Lateral")
         if view == "Frontal" if view else "lateral" not in film:
-            films[film] = frozenset(aliases.get(task, task) for task, value in row.items() if value in ("1", "1.0"))
+            films[film] = frozenset(task for task, value in row.items() if value in ("1", "1.0"))
     return films
 
 

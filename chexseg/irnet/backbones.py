@@ -1,12 +1,11 @@
 """Which file of weights the boundary network's frozen backbone starts from. Building it is in `boundary_net`."""
 
-import json
 import logging
 from pathlib import Path
 
 from chexseg.classifier import saliency_store, torch_cache
 from chexseg.errors import DataError
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +37,12 @@ def backbone_of_finished(wanted: str, architecture: str | None, run: Path) -> Pa
 
 
 def classifier_of(run: Path) -> Path | None:
-    """The checkpoint that made the run's saliency maps, as their manifest has it."""
+    """The checkpoint that made the run's saliency maps, as their manifest has it: a file of the content that the
+    manifest knows, so that nobody's manifest makes another file of this machine into weights."""
     try:
-        manifest = json.loads(provenance.manifest_path(run / saliency_store.STORE).read_text())
-        return Path(manifest["paths"]["ckpt_path"])
-    except (OSError, ValueError, KeyError):
+        manifest = plain_json.read(provenance.manifest_path(run / saliency_store.STORE), finite=False)
+        path = Path(manifest["paths"]["ckpt_path"])
+        known = manifest["inputs"].get(str(path))
+        return path if path.is_file() and provenance.file_fingerprint(path) == known else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, models
+from chexseg.classifier.choices import ARCHITECTURES
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
@@ -32,7 +33,7 @@ class BoundarySpec:
     WHAT: ClassVar[str] = "a boundary network"
     MADE_BY: ClassVar[str] = "IRNet/train_irnet.py"
 
-    architecture: str
+    architecture: str = field(metadata={"choices": ARCHITECTURES})
     normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
 
 

@@ -2,17 +2,30 @@
 
 Not for their training (see `training`), nor for masks at the original size (see `prediction`)."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, models
+from chexseg.classifier.choices import MAX_SIDE
+from chexseg.data.names import shown
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
 from chexseg.segmentation.choices import has_encoder_weights, is_imagenet
+
+
+def check_word(name: str, where: object) -> str:
+    """The name of an architecture or encoder, which is one word: with a colon or a slash segmentation_models_pytorch
+    and timm take it for a place in a network or a folder. DataError for any other."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", name):
+        raise DataError(f"{where}: {shown(name)} is no name of a network; none is fetched or read from a folder")
+    return name
 
 
 @dataclass(frozen=True)
@@ -23,12 +36,12 @@ class SegmentationSpec:
     WHAT: ClassVar[str] = "a segmentation model"
     MADE_BY: ClassVar[str] = "segmentation_train.py"
 
-    architecture: str
-    encoder: str
+    architecture: str = field(metadata={"check": check_word})
+    encoder: str = field(metadata={"check": check_word})
     tasks: tuple[str, ...]
-    image_size: int = 320
+    image_size: int = field(default=320, metadata={"most": MAX_SIDE})
     normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
-    decoder_channels: int | None = None
+    decoder_channels: int | None = field(default=None, metadata={"most": 4096})
 
 
 def build_model(spec: SegmentationSpec) -> nn.Module:
@@ -40,6 +53,11 @@ def build_model(spec: SegmentationSpec) -> nn.Module:
 
     from chexseg.segmentation import encoders  # noqa: F401  registers encoders of our own
 
+    try:
+        check_word(spec.architecture, "--architecture")
+        check_word(spec.encoder, "--encoder")
+    except DataError as error:
+        raise UsageError(str(error)) from error
     extra = {} if spec.decoder_channels is None else {"decoder_channels": spec.decoder_channels}
     options = {"encoder_name": spec.encoder, "encoder_weights": None, "classes": len(spec.tasks), **extra}
     try:
@@ -93,6 +111,13 @@ def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec
 def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict[str, Any]]:
     """A network of `save_model` in eval mode, its spec and the metrics of its epoch."""
     weights, spec, metrics = checkpoints.load_network(path, SegmentationSpec)
-    model = build_model(spec)
+    try:
+        # As a shell without memory first: a small file may name a network of gigabytes.
+        with torch.device("meta"), suppress(NotImplementedError, RuntimeError):
+            models.check_fit(build_model(spec), weights, path)
+        model = build_model(spec)
+    except UsageError as error:
+        raise DataError(f"{path}: {error}") from error
     models.load_exactly(model, weights, path)
+    checkpoints.metric(metrics, "thresholds", len(spec.tasks), path)
     return model.eval(), spec, metrics

@@ -56,7 +56,7 @@ def test_missing_column_and_file_are_named(tmp_path):
     path = write_csv(tmp_path / "train.csv")
     with pytest.raises(DataError, match=r"train.csv: no column 'Fracture'; the file has Path, Airspace Opacity"):
         chexpert.read_labels(path, (*TASKS, "Fracture"), ALIASES)
-    with pytest.raises(DataError, match="nothing.csv: no such label file"):
+    with pytest.raises(DataError, match="nothing.csv: no such file"):
         chexpert.read_labels(tmp_path / "nothing.csv", TASKS, ALIASES)
 
 

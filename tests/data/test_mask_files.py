@@ -76,7 +76,7 @@ def test_missing_file_is_named(tmp_path):
 
 SQUARE = [[0, 0], [2, 0], [2.5, 2], [0, 2]]
 OUTLINES = {
-    "a": {"img_size": [5, 6], "Lung Opacity": [SQUARE], "Airspace Opacity": [SQUARE]},
+    "a": {"img_size": [5, 6], "Lung Opacity": [SQUARE, SQUARE]},
     "b": {"img_size": [3, 4]},
     'c": {"': {"img_size": [3, 4], "Edema": []},
 }
@@ -111,15 +111,16 @@ def test_polygons_of_any_layout(tmp_path, layout):
     "content, message",
     [
         ({"a": {}}, "a: no img_size"),
-        ({"a": {"img_size": [0, 4]}}, "a: img_size cannot be 0 x 4"),
+        ({"a": {"img_size": [0, 4]}}, "a: img_size: 0 x 4 pixels cannot be"),
         ({"a": {"img_size": [3, 4], "Edema": 5}}, "a: Edema: '5' is not a list"),
+        ({"a": {"img_size": [3, 4], "Edema": [], "Oedema": []}}, "a: Edema occurs twice"),
     ],
 )
 def test_bad_polygons_are_named(tmp_path, layout, content, message):
     path = tmp_path / "gt.json"
     write_outlines(path, layout, content)
     with pytest.raises(DataError, match=f"gt.json: {message}"):
-        dict(mask_files.PolygonFile(path))
+        dict(mask_files.PolygonFile(path, {"Oedema": "Edema"}))
 
 
 @pytest.mark.parametrize(
