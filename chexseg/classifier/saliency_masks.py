@@ -116,7 +116,7 @@ def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Map
     import pandas as pd  # half a second of importing that runs without such a file need not wait for
 
     frame = csv_tables.frame(path, (column, "task"), texts=("task",), empty=True)
-    values = pd.to_numeric(frame[column], errors="coerce")
+    values = csv_tables.numbers(frame[column])
     wrong = frame[column].notna() & ~np.isfinite(values)
     if wrong.any():
         line = int(np.flatnonzero(wrong)[0]) + 2
@@ -126,7 +126,7 @@ def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Map
     found = pd.Series(tasks_there, index=frame.index, dtype=object)
     if "mIoU" in frame.columns:
         best = (
-            pd.to_numeric(frame["mIoU"], errors="coerce").fillna(-1).groupby(found).transform("idxmax") == frame.index
+            csv_tables.numbers(frame["mIoU"]).fillna(-1).groupby(found).transform("idxmax") == frame.index
         )
         values, found = values[best], found[best]
     if found.duplicated().any():

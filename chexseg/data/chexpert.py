@@ -65,7 +65,7 @@ def read_labels(path: Path, observations: Sequence[str], aliases: Mapping[str, s
     """
     frame = csv_tables.frame(path, ("Path", *observations), texts=("Path",), aliases=aliases)
     for name in observations:
-        values = pd.to_numeric(frame[name], errors="coerce")
+        values = csv_tables.numbers(frame[name])
         wrong = frame[name].notna() & ~values.isin((-1, 0, 1))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
@@ -95,9 +95,9 @@ def present(frame: pd.DataFrame, ids: Sequence[str], tasks: Sequence[str], *, un
     return (labels == 1) | ((labels == -1) & uncertain)
 
 
-def csv_image_path(data_dir: Path, path: str) -> Path:
-    """The image that a label file's `Path` names, below any of CheXpert's usual roots."""
-    relative = names.check_path(path, data_dir, Path(data_dir))
+def csv_image_path(data_dir: Path, path: str, csv: Path | None = None) -> Path:
+    """The image that the `Path` of a label file `csv` names, below any of CheXpert's usual roots."""
+    relative = names.check_path(path, csv or data_dir, Path(data_dir))
     tails = [relative, Path(*relative.parts[1:])] if len(relative.parts) > 4 else [relative]
     candidates = [Path(data_dir) / base / tail for tail in tails for base in ("CheXpert", *ROOTS)]
     for candidate in candidates:
@@ -150,7 +150,7 @@ class ImageSet:
             guess = Path(self._prefix + listed)
             if guess.is_file():
                 return guess
-        path = csv_image_path(self.data_dir, listed)
+        path = csv_image_path(self.data_dir, listed, self.csv)
         if str(path).endswith(listed):
             self._prefix = str(path).removesuffix(listed)
         return path

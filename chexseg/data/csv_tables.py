@@ -64,6 +64,14 @@ def frame(
     return table.rename(columns=dict(zip(table.columns, names, strict=True)))
 
 
+def numbers(column: pd.Series) -> pd.Series:
+    """A column's numbers; NaN for a cell that is none."""
+    import pandas as pd
+
+    # Of a number of hundreds of digits pandas makes an integer that it then cannot take for a number.
+    return pd.to_numeric(column.astype(str) if column.dtype == object else column, errors="coerce")
+
+
 def _by_alias(texts: Sequence[str], aliases: Mapping[str, str]) -> dict[str, type]:
     """The columns that are texts, by every name of theirs."""
     return dict.fromkeys([*texts, *(other for other, name in aliases.items() if name in texts)], str)
