@@ -86,7 +86,7 @@ def _check_type(dataset: h5py.Dataset, name: str, field: Field) -> None:
     if field.kind == "text":
         good = h5py.check_string_dtype(dataset.dtype) is not None
     else:
-        good = dataset.dtype.newbyteorder("=") == np.dtype(field.kind)
+        good = dataset.dtype.newbyteorder("=") == np.dtype(field.kind) and h5py.check_enum_dtype(dataset.dtype) is None
     if not good:
         raise DataError(f"{name!r} holds {dataset.dtype}, expected {_BY_NAME[field.kind]}; make the file again")
 

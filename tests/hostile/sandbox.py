@@ -13,12 +13,12 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MORE_MEMORY, SECONDS = 2 << 30, 30  # beyond what a valid input takes; a slow machine gets no more
+MORE_MEMORY = 2 << 30  # bytes beyond what a valid input takes
+SECONDS, PATIENCE = 30, 300  # of the processor; and by the clock, for a machine with more to do
 FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "os.system", "os.exec",
              "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn", "ctypes.dlopen")  # fmt: skip
 WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
@@ -28,8 +28,8 @@ HARMLESS = ("/dev/", "/proc/", "/sys/")
 
 @dataclass(frozen=True)
 class Result:
-    """How a script ended: its status (-9: killed for time), what it said, what it did that no file may make it do,
-    and how much address space it came to take."""
+    """How a script ended: its status (negative: killed, by a limit or a crash), what it said, what it did that no file
+    may make it do, how much address space it came to take, and seconds of the processor."""
 
     status: int
     said: str
@@ -47,24 +47,23 @@ def run(command: list[str], folder: Path, environment: dict[str, str], memory: i
     """A script (the command's first word) with its options, in `folder`. memory: bytes that it may grow by."""
     log, notes = folder / ".log", folder / ".notes"
     reader, writer = os.pipe()
-    started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
         _child(command, folder, environment, memory, log, notes)
     os.close(writer)
     try:
-        in_time = bool(select.select([reader], [], [], SECONDS)[0])  # readable when the child's end is closed
+        in_time = bool(select.select([reader], [], [], PATIENCE)[0])  # readable when the child's end is closed
         if not in_time:
             os.kill(pid, signal.SIGKILL)
-        _, ended = os.waitpid(pid, 0)
+        _, ended, usage = os.wait4(pid, 0)
     finally:
         os.close(reader)
     found = notes.read_text().splitlines() if notes.exists() else []
     grown = next((int(line.split()[1]) for line in found if line.startswith("grown ")), 0)
     did = tuple(line for line in found if not line.startswith("grown "))
     status = os.waitstatus_to_exitcode(ended)
-    return Result(status, log.read_text(errors="replace"), did, grown, time.monotonic() - started)
+    return Result(status, log.read_text(errors="replace"), did, grown, usage.ru_utime + usage.ru_stime)
 
 
 def _child(command, folder, environment, memory, log, notes) -> None:
@@ -83,6 +82,7 @@ def _child(command, folder, environment, memory, log, notes) -> None:
         sys.addaudithook(_watcher(folder, noted))
         before = _address_space("VmSize")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
         if memory is not None:
             resource.setrlimit(resource.RLIMIT_AS, (before + memory, before + memory))
         script = ROOT / command[0]
