@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="unknown",
         help="what it means that an image of polygons, or one of coco without neg_category_ids, does not list a task",
     )
+    add("--tasks", nargs="+", metavar="TASK", help="the tasks that were annotated: the others become unknown [all]")
     add("--images", type=Path, help="folder of the images: file names for coco, DICOM images for dicom to refer to")
     add("--layout", choices=("folders", "flat"), default="folders", help="of png")
     add("--segmentation", choices=("rle", "polygons"), default="rle", help="of coco; not every tool edits rle")
@@ -60,6 +61,8 @@ def main(args: argparse.Namespace) -> None:
     )
     if not source:
         raise DataError(f"{args.input}: no image in it")
+    if args.tasks:
+        source = mask_formats.OnlyTasks(source, [constants.ALIASES.get(task, task) for task in args.tasks])
     images = image_folder.find([args.images]) if args.images else {}
     names = {name: path.relative_to(args.images).as_posix() for name, path in images.items()}
     leak_guard.inherit(args.output, [args.input])

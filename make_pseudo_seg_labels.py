@@ -67,13 +67,6 @@ def run_folder(words: Sequence[str] | None) -> Path:
     return Path(*words) if words else constants.run_dir()
 
 
-def boundary_network(name: str) -> Path:
-    """The file of a path or of a name in the folder of boundary networks, which may lack its .pth."""
-    places = [Path(name), constants.irnet_dir() / name]
-    places += [place.with_name(place.name + ".pth") for place in places]
-    return next((place for place in places if place.is_file()), places[1])
-
-
 def main(args: argparse.Namespace) -> None:
     from chexseg.data import chexpert
     from chexseg.irnet import gates, source_choice, stages
@@ -112,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
             shard_size=args.shard_size,
         )
         return
-    weights = boundary_network(args.irn_best_model_name)
+    weights = options.boundary_network(args.irn_best_model_name, constants.irnet_dir())
     size, left_out = {"image_size": films.size}, dict.fromkeys(NOT_OF_THE_WALK)
     inputs = [*films.inputs, weights, *gate.inputs]
     of_cams = provenance.describe(size, films.inputs, code=__file__)

@@ -68,9 +68,7 @@ def main(args: argparse.Namespace) -> None:
     if (args.threshold_path or args.boundary_net) and not args.map_dir:
         raise UsageError("--threshold_path and --boundary_net are about saliency maps: give --map_dir")
     gt_path = args.gt_path or constants.gt_dir() / "valid_encoded.json"
-    weights = args.boundary_net
-    if weights and not weights.is_file():
-        weights = constants.irnet_dir() / weights
+    weights = args.boundary_net and options.boundary_network(args.boundary_net, constants.irnet_dir())
     labels = label_file(args.csv_path)
 
     from chexseg.classifier.saliency_store import open_maps

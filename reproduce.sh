@@ -6,26 +6,29 @@
 #   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name, after doctor.py
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
 #   --workspace DIR              everything under DIR instead of ./workspace
+#   --seed N                     another phantom than the default one, in a folder seed_N of its own
 #   --processes N                heavy stages under torchrun in N processes, one for each GPU (fewer, where batches are small)
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-preset=default workspace= processes=1
+preset=default workspace= processes=1 seed=
 while [ $# -gt 0 ]; do
   case $1 in
     default | tiny | paper) preset=$1 ;;
     --workspace) workspace=${2:?--workspace needs a folder}; shift ;;
     --workspace=*) workspace=${1#*=} ;;
+    --seed) seed=${2:?--seed needs a number}; shift ;;
     --processes) processes=${2:?--processes needs a number}; shift ;;
-    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
   esac
   shift
 done
 workspace=${workspace:-$here/workspace}
 [ "$preset" = default ] || [ "$preset" = paper ] || workspace=$workspace/$preset
+[ -z "$seed" ] || workspace=$workspace/seed_$seed
 mkdir -p "$workspace" && workspace=$(cd "$workspace" && pwd)
 
 if [ -z "${PYTHON:-}" ]; then
@@ -45,15 +48,16 @@ workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 )) readers=
 case $preset in
   tiny)
     phantom="--preset tiny" size=64 side=64 network=resnet10w32 encoder=resnet10w32 expert=10
-    classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle"
-    irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
+    classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last"
+    maps= irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
     common="--lr 1e-3 --one_cycle --augment" decoder="--decoder_channels 64"
     weak="--num_epochs 2" epochs="--num_epochs 4 --epoch_len 20" # 80 draws
     teacher="--num_epochs 2 --epoch_len 20" student="--num_epochs 2 --epoch_len 20" ;;
   default)
     phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=112 expert=60
     network=resnet10w32 encoder=resnet10w32
-    classifier="--num_epochs 9 --batch_size 16 --lr 2e-3 --augment --one_cycle --output_stride 16"
+    classifier="--num_epochs 14 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last --output_stride 16"
+    maps="--map_scales 1 1.5 --map_mirror True"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--lr 2e-3 --one_cycle --augment" decoder="--decoder_channels 128"
     weak="--num_epochs 1" epochs="--num_epochs 9 --epoch_len 640" # 5760 draws
@@ -61,7 +65,7 @@ case $preset in
   paper)
     phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
-    irnet="--num_epochs 5" pseudo= subset=100
+    maps= irnet="--num_epochs 5" pseudo= subset=100
     common="--lr 1e-4" decoder= weak="--num_epochs 20"
     epochs="--num_epochs 20 --epoch_len 247 --valid_common_pathologies True" # 4940 draws: 20 epochs of 147 + 100 images
     teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247"
@@ -105,7 +109,7 @@ step() {
   printf ' %q' "${@/#$here\//}"
   echo
   started=$(date +%s.%N)
-  "${runner[@]}" "$@" || { touch "$steps/failed"; return 1; }
+  launch "${runner[@]}" "$@" || { touch "$steps/failed"; return 1; }
   seconds=$(echo "$started $(date +%s.%N)" | awk '{printf "%.1f", $2 - $1}')
   echo "== $name: $seconds s"
   longest=$(cat "$steps/$name" 2>/dev/null || echo 0)
@@ -116,27 +120,57 @@ step() {
   mv "$steps/csv.$BASHPID" "$report/timings.csv"
 }
 
-# both LANE LANE: two functions at once, a core for each; one after the other with the paper's settings, which fill a
-# machine, or on a single core. A lane that fails stops the other before its next step; a signal ends both.
-both() {
-  if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
-    "$1"
-    "$2"
+# launch PYTHON SCRIPT...: run it; by the lane's preloaded Python, where there is one.
+launch() {
+  if [ -z "$server" ]; then
+    "$@"
     return
   fi
-  local lane lanes=() status=0
+  local status
+  printf '%s\0' $(($# - 1)) "${@:2}" >&"$to"
+  read -r status <&"$from" && return "$status"
+}
+
+# preload: a Python that has imported what most stages need, and forks for each (chexseg/runtime/preloaded.py). Where all
+# may be finished it would cost more than it saves.
+server=
+preload() {
+  [ ! -e "$report/table.md" ] || return 0
+  exec {output}>&1
+  coproc SERVER { exec "$PYTHON" -m chexseg.runtime.preloaded torch segmentation_models_pytorch cv2 h5py 3>&1 >&"$output"; }
+  server=$SERVER_PID to=${SERVER[1]} from=${SERVER[0]}
+}
+
+# lanes "FUNCTION..." "FUNCTION...": each lane on a core of its own. With the paper's settings, which fill a machine, and on a
+# single core: the first function of each lane, then the second. A lane that fails stops the other before its next step;
+# a signal ends both.
+lanes() {
+  local lane name running=() status=0
+  if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
+    for name in ${1%% *} ${2%% *} ${1#"${1%% *}"} ${2#"${2%% *}"}; do $name; done
+    return
+  fi
   set -m # a process group for each lane: left to themselves, they would outlive this script, and hear no Ctrl-C
-  trap 'for lane in "${lanes[@]}"; do kill -TERM -- "-$lane" 2>/dev/null || true; done; wait; exit 143' INT TERM HUP
+  trap 'for lane in "${running[@]}"; do kill -TERM -- "-$lane" 2>/dev/null || true; done; wait; exit 143' INT TERM HUP
   for lane in "$@"; do
-    (set +m; export OMP_NUM_THREADS=1; "$lane" 2>&1 | sed -u "s/^/[$lane] /") </dev/null &
-    lanes+=($!)
+    (set +m; export OMP_NUM_THREADS=1; { preload; for name in $lane; do $name; done; } 2>&1 |
+      sed -u "s/^/[${lane%% *}] /") </dev/null &
+    running+=($!)
   done
   set +m
-  for lane in "${lanes[@]}"; do
+  for lane in "${running[@]}"; do
     wait "$lane" || status=1
   done
   trap - INT TERM HUP
   return $status
+}
+
+# await STEP: until the other lane has done it.
+await() {
+  until [ -e "$steps/$1.done" ]; do
+    [ ! -e "$steps/failed" ] || return 1
+    sleep 0.3
+  done
 }
 
 # ---- The pipeline ---------------------------------------------------------------------------------------------------
@@ -158,7 +192,7 @@ fi
 # 0. X-rays and a classifier of them, where you have none.
 # shellcheck disable=SC2086  # the presets' options are lists of words
 if [ "$preset" != paper ]; then
-  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom
+  step phantom "$here/make_synthetic_chexpert.py" --out_dir "$CHEXPERT_DATA_DIR" --gt_out "$truth" --num_workers $workers $phantom ${seed:+--seed $seed}
 fi
 if [ -z "${CHEXSEG_CKPT:-}" ]; then
   step classifier "$here/train.py" --ckpt_path "$ckpt" --architecture $network --image_size $size $classifier $readers
@@ -200,9 +234,9 @@ experts() {
     --expert_masks_path "$truth/valid_encoded_$expert.json" --eval_masks_path "$rest" --strong_labels_weight 0.5 \
     --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 --paste 0.5 $plus $common $student $readers
   # Maps of the test set, to look at, and of the experts' images, to measure.
-  step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+  step test_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size $maps \
     --save_dir_predictions "$base/test_cams" --save_cams True $readers
-  step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size \
+  step valid_saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase valid --batch_size 16 --image_size $size $maps \
     --save_dir_predictions "$base/valid_cams" --save_cams True $readers
 }
 
@@ -210,7 +244,7 @@ experts() {
 # that finds boundaries, masks by a random walk that stops at them. 6. The paper's networks.
 walk=best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth
 pseudo() {
-  step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size \
+  step saliency_maps "$here/test.py" --ckpt_path "$ckpt" --phase test --batch_size 16 --image_size $size $maps \
     --save_dir_predictions "$base/train_cams" --save_cams True --save_train_cams True $readers
   step threshold_masks "$here/localization_eval/pred_segmentation.py" --phase train --map_dir "$run" \
     --method gradcam --model_type single $readers
@@ -221,10 +255,7 @@ pseudo() {
   step pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run" --irn_best_model_name $walk \
     --irn_is_training True $pseudo $readers
   step pseudo_subset "$here/create_train_set_subsets.py" --map_dir "$run" --subset_len $subset --pseudo_labels_type irnet
-  until [ -e "$steps/expert_split.done" ]; do # in the other lane
-    [ ! -e "$steps/failed" ] || return 1
-    sleep 1
-  done
+  await expert_split
   train full --train_set valid --train_masks_path "$truth/valid_encoded_$expert.json" $epochs
   train weak_cam --train_masks_path "$run/pseudo_seg_labels_encoded_cams.json" $weak
   train weak_irnet --train_masks_path "$run/pseudo_seg_labels_encoded_irnet.json" $weak
@@ -233,31 +264,31 @@ pseudo() {
     --semi_supervised True --weighted True --strong_labels_weight 0.9 $epochs
 }
 
-# shellcheck disable=SC2086
-both experts pseudo
-
-# 4. How good each kind of pseudo mask is, on the experts' validation images.
+# 4. How good each kind of pseudo mask is, on the experts' validation images; the test set's pseudo masks, to look at.
 quality() {
   step teacher_masks "$here/segmentation_test.py" --model_path "$trials/teacher/best_model.pth" --allow_leak True \
     --test_masks_path "$rest" --output_path "$trials/teacher/valid_masks.json" $readers
+  step thresholds "$here/localization_eval/tune_thresholds.py" --map_dir "$run_valid" --only_positive True \
+    --gt_path "$truth/valid_encoded_$expert.json"
+  await irnet
   step quality "$here/pseudo_label_quality.py" --gt_path "$rest" --map_dir "$run_valid" \
-    --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
+    --threshold_path "$run_valid/thresholds.csv" --boundary_net $walk --source teacher="$trials/teacher/valid_masks.json" --output_dir "$report"
+  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
+    --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
 }
 
-# 7. The networks' masks of the test set; its pseudo masks, to look at.
+# shellcheck disable=SC2086
+lanes "experts quality" "pseudo"
+
+# 7. The networks' masks of the test set.
 models=() masks=() rows=()
 for name in weak_cam weak_irnet full chexseg full_plus chexseg_plus; do
   models+=("$trials/$name/best_model.pth") masks+=("$trials/$name/test_masks.json")
   rows+=(--method "$name=$trials/$name/test_masks.json")
 done
-test_masks() {
-  step test_pseudo_masks "$here/make_pseudo_seg_labels.py" --irn_pseudo_labels_save_dir "$run_test" \
-    --irn_best_model_name $walk --irn_is_training False --image_size $size --gate probability $pseudo $readers
-  step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" $readers \
-    --model_path "${models[@]}" --output_path "${masks[@]}"
-}
 # shellcheck disable=SC2086
-both quality test_masks
+step test_masks_of_methods "$here/segmentation_test.py" --test_masks_path "$truth/test_encoded.json" $readers \
+  --model_path "${models[@]}" --output_path "${masks[@]}"
 
 # 8. Tables, the sheet, and the page that shows every film.
 [ ! -f "$truth/test_human_encoded.json" ] || rows+=(--human "$truth/test_human_encoded.json")

@@ -61,8 +61,7 @@ def main(args: argparse.Namespace) -> None:
     rows = [row for row, image_id in enumerate(films.ids) if image_id in truth]
     if not rows:
         raise DataError(f"{truth.path}: {run} has maps of none of its images; run test.py on the experts' set")
-    weights = Path(args.irn_best_model_name)
-    weights = weights if weights.is_file() else constants.irnet_dir() / weights
+    weights = options.boundary_network(args.irn_best_model_name, constants.irnet_dir())
     labels = args.csv_path or (chexpert.split_csv(constants.data_dir(), "valid") if args.gate == "labels" else None)
     gate = gates.choose_gate(
         args.gate,

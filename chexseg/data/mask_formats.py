@@ -80,6 +80,22 @@ class PolygonMasks(Mapping[str, dict[str, dict]]):
         }
 
 
+class OnlyTasks(Mapping[str, dict[str, Mapping]]):
+    """The masks of some tasks: what nobody drew may stand in a file as empty masks, which would say absent."""
+
+    def __init__(self, source: Source, tasks: Sequence[str]):
+        self.source, self.tasks = source, frozenset(tasks)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source)
+
+    def __getitem__(self, image_id: str) -> dict[str, Mapping]:
+        return {task: mask for task, mask in self.source[image_id].items() if task in self.tasks}
+
+
 def polygons_entry(entry: Mapping[str, Mapping], where: str) -> dict[str, Any]:
     """The masks of an image as its record of a polygons JSON."""
     from chexseg.data import outlines, rle

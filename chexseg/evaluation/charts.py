@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from chexseg.evaluation.figure import METADATA
+from chexseg.evaluation.figure import METADATA, THEMES
 from chexseg.runtime.files import atomic
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#5b5b5b", "#e69f00")
@@ -67,6 +67,28 @@ def data_uri(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "chexseg"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(text.getvalue().encode()).decode()
+
+
+def quality_panels(number: int, size: tuple[float, float]) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side for the IoU of pseudo masks, dark as films are; `save_quality` writes them."""
+    figure = Figure(size, dpi=128, facecolor=THEMES["dark"][0], layout="constrained")
+    return figure, figure.subplots(1, number, sharey=True, squeeze=False)[0]
+
+
+def save_quality(figure: Figure, panels: Sequence[Axes], path: Path) -> None:
+    """Give the panels their axes and one legend, and write a PNG."""
+    background, ink, faint = THEMES["dark"]
+    for panel in panels:
+        panel.set_facecolor(background)
+        panel.tick_params(colors=faint, labelsize=8)
+        panel.grid(axis="y", color=faint, alpha=0.25, lw=0.6)
+        for side in panel.spines.values():
+            side.set_color(faint)
+    panels[0].set_ylim(0, None)
+    panels[0].set_ylabel("pooled IoU against the experts", color=ink, size=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, labelcolor=ink, fontsize=8)
+    figure.savefig(path, format="png", facecolor=background, metadata={"Software": None})
 
 
 def forest(

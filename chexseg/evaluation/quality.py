@@ -167,17 +167,13 @@ def text(table: pd.DataFrame) -> str:
 
 def draw(path: Path, table: pd.DataFrame, tasks: Sequence[str]) -> None:
     """A PNG with a panel per gate: from source to source, in the table's order, each task's IoU and their mean."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    from chexseg.evaluation import charts
     from chexseg.evaluation.figure import COLOURS, THEMES
 
-    background, ink, faint = THEMES["dark"]
+    _, ink, _ = THEMES["dark"]
 
     gates, sources = list(dict.fromkeys(table["gate"])), list(dict.fromkeys(table["source"]))
-    figure = Figure((1.6 + 3.6 * len(gates) + 1.9, 4.2), dpi=128, facecolor=background, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(gates), sharey=True, squeeze=False)[0]
+    figure, panels = charts.quality_panels(len(gates), (1.6 + 3.6 * len(gates) + 1.9, 4.2))
     for panel, gate in zip(panels, gates, strict=True):
         rows = table[table["gate"] == gate].pivot(index="source", columns="task").loc[sources]
         for number, task in enumerate(tasks):
@@ -187,14 +183,5 @@ def draw(path: Path, table: pd.DataFrame, tasks: Sequence[str]) -> None:
         spread = [np.maximum(mean - lower, 0), np.maximum(upper - mean, 0)]
         panel.errorbar(sources, mean, spread, color=ink, lw=2.6, marker="s", ms=5, capsize=3, label="mean, 95%")
         panel.set_title("ungated" if gate == UNGATED else f"gated by {gate}", color=ink, size=10)
-        panel.set_facecolor(background)
-        panel.tick_params(colors=faint, labelsize=8)
         panel.tick_params(axis="x", rotation=35)
-        panel.grid(axis="y", color=faint, alpha=0.25, lw=0.6)
-        for side in panel.spines.values():
-            side.set_color(faint)
-    panels[0].set_ylim(0, None)
-    panels[0].set_ylabel("pooled IoU against the experts", color=ink, size=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, labelcolor=ink, fontsize=8)
-    figure.savefig(path, format="png", facecolor=background, metadata={"Software": None})
+    charts.save_quality(figure, panels, path)

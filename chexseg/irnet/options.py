@@ -40,6 +40,14 @@ def add_walk(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=cli.fraction, default=0.6, help="foreground above this part of a score's maximum")
 
 
+def boundary_network(name: str | Path, folder: Path) -> Path:
+    """The file that `name` means: a path, or a boundary network in `folder`; .pth may be left out. Where there is none,
+    the place in `folder`."""
+    places = [Path(name), folder / name]
+    places += [place.with_name(place.name + ".pth") for place in places]
+    return next((place for place in places if place.is_file()), places[1])
+
+
 def uncertain_means(uncertain: str | None, uncertain_is_present: bool) -> str:
     """One of UNCERTAIN: the newer option where it is given, else the older one."""
     return uncertain or ("present" if uncertain_is_present else "absent")

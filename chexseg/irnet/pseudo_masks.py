@@ -1,6 +1,6 @@
 """Stage 4: pseudo masks of films, from saliency maps as they are and from a random walk that stops at boundaries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,12 +68,10 @@ def walk_masks(
     map or its score is zero: `empty` mask, or `unknown`. A mask does not depend on which rows are asked for.
     """
     verdicts = gate.decide(films.ids, films.tasks)
-    network, spec = boundary_net.load(weights)
     batches = boundaries(
         rows,
         films=films,
-        network=network.to(device),
-        normalisation=spec.normalisation,
+        weights=weights,
         device=device,
         batch_size=batch_size,
         precision=precision,
@@ -101,18 +99,20 @@ def boundaries(
     rows: Sequence[int],
     *,
     films: Films,
-    network: Callable[[Tensor], Tensor],
-    normalisation: str,
+    weights: Path,
     device: torch.device,
     batch_size: int = 16,
     precision: str = "auto",
     num_workers: int = 0,
 ) -> Iterator[tuple[list[int], list[Film], Tensor]]:
-    """One batch after the other: its rows, their films, and boundary probabilities (n, 1, S / 4, S / 4) on the device.
+    """One batch after the other: its rows, their films, and boundary probabilities (n, 1, S / 4, S / 4) on the device,
+    by the network in `weights`.
 
     Fixed-size batches: row r always occupies slot r % batch_size, so that how the network rounds does not depend on
     which rows are asked for; an empty slot holds a black image.
     """
+    network, spec = boundary_net.load(weights)
+    network = network.to(device)
     stream = ordered_map(films, rows, num_workers)
     for slots in draws.fixed_slots(rows, batch_size):
         in_use = [slot for slot, row in enumerate(slots) if row is not None]
@@ -121,5 +121,5 @@ def boundaries(
         pixels[in_use] = [film.pixels for film in batch]
         images = torch.from_numpy(pixels).to(device)
         with torch.inference_mode(), loop.autocast(device, precision):
-            boundary = random_walk.mirrored_boundary(network, normalise(images, normalisation))[in_use]
+            boundary = random_walk.mirrored_boundary(network, normalise(images, spec.normalisation))[in_use]
         yield [row for row in slots if row is not None], batch, boundary

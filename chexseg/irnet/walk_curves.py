@@ -93,16 +93,12 @@ def text(rows: pd.DataFrame, tasks: Sequence[str]) -> str:
 
 def draw(path: Path, rows: pd.DataFrame, tasks: Sequence[str]) -> None:
     """A PNG with a panel per parameter: the IoU at each of its values, the others at their best for the mean."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    from chexseg.evaluation import charts
     from chexseg.evaluation.figure import COLOURS, THEMES
 
-    background, ink, faint = THEMES["dark"]
+    _, ink, faint = THEMES["dark"]
     chosen = best(rows)
-    figure = Figure((15, 3.8), dpi=128, facecolor=background, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(PARAMETERS), sharey=True)
+    figure, panels = charts.quality_panels(len(PARAMETERS), (15, 3.8))
     for panel, name in zip(panels, PARAMETERS, strict=True):
         line = rows
         if chosen is not None:
@@ -114,16 +110,7 @@ def draw(path: Path, rows: pd.DataFrame, tasks: Sequence[str]) -> None:
             colour = ink if mean else COLOURS[number % len(COLOURS)]
             panel.plot(mine[name], mine["iou"], color=colour, lw=2.6 if mean else 1.1, marker="o", ms=3, label=task)
         panel.set_title(name, color=ink, size=10)
-        panel.set_facecolor(background)
-        panel.tick_params(colors=faint, labelsize=8)
-        panel.grid(axis="y", color=faint, alpha=0.25, lw=0.6)
-        for side in panel.spines.values():
-            side.set_color(faint)
-    panels[0].set_ylim(0, None)
-    panels[0].set_ylabel("pooled IoU against the experts", color=ink, size=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, labelcolor=ink, fontsize=8)
-    figure.savefig(path, format="png", facecolor=background, metadata={"Software": None})
+    charts.save_quality(figure, panels, path)
 
 
 def write(output: Path, picture: Path, counts: Path, grid: Grid, tasks: Sequence[str]) -> str:

@@ -6,42 +6,22 @@ shorter ones, and score maps that are counted by all thresholds at once. Tables 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from chexseg.data import rle
-from chexseg.irnet import boundary_net, pseudo_masks, random_walk
+from chexseg.irnet import pseudo_masks, random_walk
 from chexseg.irnet.engines import jit
 from chexseg.irnet.films import Films
 from chexseg.irnet.walk_curves import Grid
 
 
-def boundaries(
-    rows: Sequence[int],
-    *,
-    films: Films,
-    weights: Path,
-    device: torch.device,
-    batch_size: int = 16,
-    precision: str = "auto",
-    num_workers: int = 0,
-) -> Iterator[np.ndarray]:
-    """Boundary probabilities (h, w) float32 of the films of ascending `rows`, in order."""
-    network, spec = boundary_net.load(weights)
-    batches = pseudo_masks.boundaries(
-        rows,
-        films=films,
-        network=network.to(device),
-        normalisation=spec.normalisation,
-        device=device,
-        batch_size=batch_size,
-        precision=precision,
-        num_workers=num_workers,
-    )
-    for _, _, batch in batches:
+def boundaries(rows: Sequence[int], **options: Any) -> Iterator[np.ndarray]:
+    """`pseudo_masks.boundaries` one by one: (h, w) float32 of the films of ascending `rows`, in order."""
+    for _, _, batch in pseudo_masks.boundaries(rows, **options):
         yield from batch[:, 0].float().cpu().numpy()
 
 

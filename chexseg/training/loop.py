@@ -143,7 +143,7 @@ class _Session:
         self.network = _wrap(self.model, self.device, options.compile)
         pin = self.device.type == "cuda"
         self.loader = Loader(trainer.dataset, num_workers=options.num_workers, pin_memory=pin)
-        self.saver = resuming.Saver(run, trainer, options.save_every, options.max_minutes)
+        self.saver = resuming.Saver(run, trainer, options)
         self.per_epoch = -(-len(trainer.order(0)) // options.batch_size)
         self.steps = options.num_epochs * self.per_epoch
         self.bar = tqdm(

@@ -10,6 +10,7 @@ from typing import Any
 from chexseg.errors import UsageError
 from chexseg.runtime import cli
 
+KEPT = ("best", "last")
 PRECISIONS = ("auto", "fp32", "bf16")
 # What CheXpert's uncertain label (-1) means to the loss. `multiclass`: a head of three outputs per observation.
 UNCERTAIN_POLICIES = ("ignore", "zeros", "ones", "multiclass")
@@ -24,6 +25,7 @@ class RunOptions:
     precision     `auto` is bf16 where the chip multiplies it (`loop.autocast`)
     ema           evaluate and save a moving average of the weights, of which this part is kept at each step
                   (`averaging`); 0: the weights themselves
+    keep_epoch    whose weights are saved: the `best` epoch's, or the `last`'s, where the score says little
     one_cycle     let the learning rate rise over a fifth of the run, then fall to zero (`loop.one_cycle`)
     num_workers   processes that read samples; 0: this one
     resume        `auto`: go on from the run's own checkpoint where its arguments agree, start where there is none;
@@ -42,6 +44,7 @@ class RunOptions:
     precision: str = "auto"
     channels_last: bool = True
     compile: bool = False
+    keep_epoch: str = "best"
     one_cycle: bool = False
     ema: float = 0.0
     num_workers: int = 0
@@ -51,8 +54,9 @@ class RunOptions:
     max_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"--precision {self.precision}: choose from {', '.join(PRECISIONS)}")
+        for name, choices in (("precision", PRECISIONS), ("keep_epoch", KEPT)):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"--{name} {getattr(self, name)}: choose from {', '.join(choices)}")
         for name in ("num_epochs", "batch_size", "lr", "save_every", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -82,6 +86,12 @@ class RunOptions:
         add("--batch_size", type=cli.positive_int, default=batch_size, help="images, all processes together")
         add("--lr", type=cli.positive_float, default=lr, help="learning rate")
         add("--seed", type=cli.non_negative_int, default=seed, help="fixes initialisation, order, augmentation")
+        add(
+            "--keep_epoch",
+            choices=KEPT,
+            default="best",
+            help="save the weights of the epoch that scores best, or the last",
+        )
         add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
         cli.add_boolean(parser, "--channels_last", default=True, help="memory layout that convolutions prefer")
         text = "evaluate and save a moving average of the weights, of which this part is kept at each step (try 0.99)"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
 from chexseg.runtime.files import atomic
+from chexseg.training.options import RunOptions
 from chexseg.training.run_record import NEVER_MATTERS, Run
 from chexseg.training.trainer import Trainer
 
@@ -64,11 +65,11 @@ class Progress:
 class Saver:
     """Writes checkpoints when they are due: by time, at the end of an epoch, and when the run is asked to stop."""
 
-    def __init__(self, run: Run, trainer: Trainer, save_every: float, max_minutes: float | None):
-        self.run, self.trainer, self.save_every = run, trainer, save_every
+    def __init__(self, run: Run, trainer: Trainer, options: RunOptions):
+        self.run, self.trainer, self.keep, self.save_every = run, trainer, options.keep_epoch, options.save_every
         self.best_weights: dict[str, Tensor] | None = None
         self.last = time.monotonic()
-        self.deadline = self.last + 60 * max_minutes if max_minutes else float("inf")
+        self.deadline = self.last + 60 * options.max_minutes if options.max_minutes else float("inf")
         self.stop_requested = self.stopping = False
 
     @contextmanager
@@ -98,9 +99,10 @@ class Saver:
 
     def consider(self, model: nn.Module, metrics: dict, progress: Progress) -> None:
         """Keep the epoch's weights, those of `model`, if its score is the highest so far; a score that is no number
-        never is."""
+        never is. With `keep_epoch` "last": every epoch's."""
         score = metrics["score"]
-        if math.isnan(score) or (progress.best and score <= progress.best["score"]):
+        highest = not math.isnan(score) and (not progress.best or score > progress.best["score"])
+        if self.keep == "best" and not highest:
             return
         progress.best = {"score": score, "epoch": metrics["epoch"], "metrics": metrics}
         if distributed.is_main():

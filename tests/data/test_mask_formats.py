@@ -117,6 +117,18 @@ def test_polygons_that_leave_a_task_out(tmp_path):
         assert sorted(mask_files.MaskFile(target)["a"]) == expected
 
 
+def test_tasks_that_nobody_drew_become_unknown(tmp_path):
+    entries, before, after = random_entries(3), tmp_path / "masks.json", tmp_path / "known.json"
+    mask_files.write(before, entries.items())
+    done = run(
+        "--from", "masks", "--input", before, "--to", "masks", "--output", after, "--tasks", "Lung Opacity", "Edema"
+    )
+    assert done.returncode == 0, done.stderr
+    kept = {"Airspace Opacity", "Edema"}
+    expected = {name: {task: mask for task, mask in entry.items() if task in kept} for name, entry in entries.items()}
+    assert dict(mask_files.MaskFile(after)) == expected
+
+
 def test_wrong_usage_of_the_script(tmp_path):
     same = run("--from", "masks", "--input", tmp_path, "--to", "masks", "--output", tmp_path)
     assert same.returncode == 2 and "is --input" in same.stderr

@@ -106,6 +106,12 @@ def test_highest_score_wins_and_the_earlier_of_equals(tmp_path):
     assert (result.epoch, result.score, saved["metrics"]["epoch"]) == (2, 0.7, 2)
 
 
+def test_the_last_epoch_is_kept_on_request_whatever_its_score(tmp_path):
+    scores, saved = iter([0.7, 0.2, float("nan")]), {}
+    _, result = train(tmp_path, keep=saved, keep_epoch="last", evaluate=None, score=lambda metrics: next(scores))
+    assert (result.epoch, saved["metrics"]["epoch"]) == (3, 3)
+
+
 def test_the_best_weights_are_those_of_their_epoch_though_saved_later(tmp_path):
     first, saved = build_model(), {}
     train(tmp_path / "first", model=first, num_epochs=1, schedule=None)
