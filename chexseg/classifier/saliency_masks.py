@@ -125,9 +125,7 @@ def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Map
     tasks_there = [names.check_task(aliases.get(name, name), f"{path}: {name!r}"[:200]) for name in frame["task"]]
     found = pd.Series(tasks_there, index=frame.index, dtype=object)
     if "mIoU" in frame.columns:
-        best = (
-            csv_tables.numbers(frame["mIoU"]).fillna(-1).groupby(found).transform("idxmax") == frame.index
-        )
+        best = csv_tables.numbers(frame["mIoU"]).fillna(-1).groupby(found).transform("idxmax") == frame.index
         values, found = values[best], found[best]
     if found.duplicated().any():
         raise DataError(f"{path}: {found[found.duplicated()].iloc[0]!r} occurs twice; keep one row of it")

@@ -2,12 +2,11 @@
 that takes. `reproduce.sh paper` runs these; `doctor.py` shows them before.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 from chexseg.runtime.checks import Check
 from chexseg.runtime.progress import duration
 
@@ -283,7 +282,7 @@ def _training_state(output: Path) -> str:
 def _read(path: Path) -> dict:
     """A record; empty where it cannot be read."""
     try:
-        content = json.loads(path.read_text())
+        content = plain_json.read(path, finite=False)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -3,7 +3,6 @@
 Light until something must be made: `is_current` reads files and compares checksums, no more.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from chexseg.data import csv_tables
 from chexseg.errors import DataError
 from chexseg.evaluation import timings
 from chexseg.evaluation.methods import short
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 from chexseg.runtime.files import atomic
 
 if TYPE_CHECKING:
@@ -39,7 +38,10 @@ def is_current(folder: Path, fingerprint: str) -> str | None:
     if not path.is_file():
         return "missing"
     try:
-        record = json.loads(path.read_text())
+        record = plain_json.read(path, finite=False)
+    except DataError:
+        return "its manifest is damaged"
+    try:
         recorded, outputs, sources = record["fingerprint"], record["outputs"], record["picture_sources"]
         if recorded != fingerprint:
             return "stale: inputs, arguments or code changed"

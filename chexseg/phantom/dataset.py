@@ -4,7 +4,6 @@ The patients are in `patients`, their pictures and the readers' outlines in `ima
 """
 
 import csv
-import json
 import logging
 import shutil
 import sys
@@ -21,7 +20,7 @@ from chexseg.errors import DataError
 from chexseg.phantom.images import annotate, render
 from chexseg.phantom.patients import COLUMNS, DEVICES, OPACITY, TASKS, View, labels, views
 from chexseg.phantom.presets import SPLITS, Spec
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 from chexseg.runtime.files import atomic, locked
 from chexseg.runtime.progress import Progress
 from chexseg.runtime.workers import ordered_map
@@ -170,7 +169,7 @@ def _read_manifest(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        manifest = json.loads(path.read_text())
+        manifest = plain_json.read(path, finite=False)
         manifest["arguments"], manifest["fingerprint"], manifest["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged; remove {folder} and run again") from error

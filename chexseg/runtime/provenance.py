@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chexseg.errors import DataError
+from chexseg.runtime import plain_json
 from chexseg.runtime.code_version import code_version
 from chexseg.runtime.files import atomic
 
@@ -48,12 +49,13 @@ def file_fingerprint(path: Path) -> str:
     manifest = manifest_path(path)
     if manifest.is_file():
         try:
-            made = json.loads(manifest.read_text())["output"]
-        except (ValueError, KeyError):
-            made = {}
+            made = plain_json.read(manifest, finite=False)["output"]
+            known = made["size"], made["mtime_ns"], str(made["sha256"])
+        except (ValueError, LookupError, TypeError):
+            known = None, None, ""
         status = path.stat()
-        if (made.get("size"), made.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
-            return made["sha256"]
+        if known[:2] == (status.st_size, status.st_mtime_ns):
+            return known[2]
     return sha256(path)
 
 

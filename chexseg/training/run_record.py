@@ -3,7 +3,6 @@
 A run that ended is known by its record (`args.json`), so that the same command again has nothing to import.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chexseg.runtime import distributed, provenance
+from chexseg.runtime import distributed, plain_json, provenance
 
 log = logging.getLogger(__name__)
 # Arguments that change neither weights nor the choice of the epoch.
@@ -86,7 +85,7 @@ class Run:
     def recorded(self) -> dict[str, Any]:
         """What the record's file holds; empty where there is none that can be read."""
         try:
-            found = json.loads(self.record_path.read_text()) if self.record_path else {}
+            found = plain_json.read(self.record_path, finite=False) if self.record_path else {}
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

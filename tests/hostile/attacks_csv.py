@@ -37,7 +37,9 @@ def with_cell(rows: list[list[str]], column: str, value: str, row: int = 1) -> s
     return written(changed)
 
 
-def _any_table(good: str, rows: list[list[str]], column: str, header_says: bool) -> Iterator[tuple[str, bytes | str, str]]:
+def _any_table(
+    good: str, rows: list[list[str]], column: str, header_says: bool
+) -> Iterator[tuple[str, bytes | str, str]]:
     at = rows[0].index(column)
     yield "empty", "", REFUSED
     yield "blank lines", "\n\n\n", REFUSED
@@ -92,13 +94,23 @@ def values(world: Path) -> Iterator[Case]:
         rows, kind = rows_of(world / file), "threshold CSV" if file == "thresholds.csv" else "cut-off CSV"
         for value in ("x", "inf", "-inf", "1e400", "0x1F", "True", "1,5"):
             yield Case(kind, f"value {value}", "fixed_thresholds", file, with_cell(rows, column, value))
-        for name, task in {"a separator": "Ede/ma", "empty": "", "escape": "\x1bEdema", "the parent": "..", "long": "E" * 999}.items():
+        for name, task in {
+            "a separator": "Ede/ma",
+            "empty": "",
+            "escape": "\x1bEdema",
+            "the parent": "..",
+            "long": "E" * 999,
+        }.items():
             yield Case(kind, f"task {name}", "fixed_thresholds", file, with_cell(rows, "task", task))
     rows = rows_of(world / "thresholds.csv")
-    yield Case("threshold CSV", "a task twice", "fixed_thresholds", "thresholds.csv", with_cell(rows, "task", "Edema", 2))
+    yield Case(
+        "threshold CSV", "a task twice", "fixed_thresholds", "thresholds.csv", with_cell(rows, "task", "Edema", 2)
+    )
     rows = rows_of(world / "predictions.csv")
     for value in ("1.5", "-0.1", "nan", "inf", "x", "", "1e400"):
-        yield Case("predictions.csv", f"probability {value}", "cutoffs", "predictions.csv", with_cell(rows, "Edema", value))
+        yield Case(
+            "predictions.csv", f"probability {value}", "cutoffs", "predictions.csv", with_cell(rows, "Edema", value)
+        )
     yield Case("predictions.csv", "an image twice", "cutoffs", "predictions.csv", with_cell(rows, "image_id", IDS[1]))
     yield Case("predictions.csv", "an image missing", "cutoffs", "predictions.csv", with_cell(rows, "image_id", "x"))
     rows = rows_of(world / "run/train_cams_paths.csv")

@@ -84,7 +84,11 @@ def virtual(name: str, path: Path) -> None:
 def _of_every_dataset(name: str, is_text: bool) -> Iterator[tuple[str, Callable, str]]:
     yield "missing", edit(lambda file: file.__delitem__(name)), REFUSED
     yield "an external link", partial(external_link, name), REFUSED
-    yield "a link to nowhere", swapped(name, lambda f, _: f.__setitem__(name, h5py.ExternalLink("/etc/passwd", "x"))), REFUSED
+    yield (
+        "a link to nowhere",
+        swapped(name, lambda f, _: f.__setitem__(name, h5py.ExternalLink("/etc/passwd", "x"))),
+        REFUSED,
+    )
     yield "a soft link", partial(soft_link, name), REFUSED
     yield "a link to itself", swapped(name, lambda f, _: f.__setitem__(name, h5py.SoftLink(f"/{name}"))), REFUSED
     yield "stored in /etc/passwd", partial(raw_storage, name, "/etc/passwd"), REFUSED
@@ -99,7 +103,11 @@ def _of_every_dataset(name: str, is_text: bool) -> Iterator[tuple[str, Callable,
     yield "no row", as_dataset(name, lambda old: old[:0]), REFUSED
     yield "10^12 rows", swapped(name, partial(_declared, name, 10**12)), REFUSED
     yield "10^7 rows", swapped(name, partial(_declared, name, 10**7)), REFUSED
-    yield "compounds", swapped(name, lambda f, old: f.create_dataset(name, old.shape, np.dtype([("a", "f4"), ("b", "i4")]))), REFUSED
+    yield (
+        "compounds",
+        swapped(name, lambda f, old: f.create_dataset(name, old.shape, np.dtype([("a", "f4"), ("b", "i4")]))),
+        REFUSED,
+    )
     yield "references", swapped(name, lambda f, old: f.create_dataset(name, old.shape, h5py.ref_dtype)), REFUSED
     yield "lists", swapped(name, lambda f, old: f.create_dataset(name, old.shape, h5py.vlen_dtype("i4"))), REFUSED
     if not is_text:
@@ -109,7 +117,11 @@ def _of_every_dataset(name: str, is_text: bool) -> Iterator[tuple[str, Callable,
         yield "complex", as_dataset(name, lambda old: old.astype("c8")), REFUSED
         yield "compressed", as_dataset(name, lambda old: old, compression="gzip", shuffle=True, fletcher32=True), SAME
         yield "another filter", as_dataset(name, lambda old: old.astype("i4"), scaleoffset=4, chunks=True), REFUSED
-        yield "enumerated", swapped(name, lambda f, old: f.create_dataset(name, old.shape, h5py.enum_dtype({"a": 1}, "u1"))), REFUSED
+        yield (
+            "enumerated",
+            swapped(name, lambda f, old: f.create_dataset(name, old.shape, h5py.enum_dtype({"a": 1}, "u1"))),
+            REFUSED,
+        )
 
 
 def _declared(name: str, rows: int, file: h5py.File, values: np.ndarray) -> None:
@@ -146,7 +158,11 @@ def _of_the_ids(name: str) -> Iterator[tuple[str, Callable, str]]:
         yield f"ids {what}", swapped(name, lambda f, _, ids=ids: f.create_dataset(name, data=ids, dtype=text)), verdict
     not_utf8 = np.array([b"\xff\xfe", b"a", b"b"], object)
     yield "ids not UTF-8", swapped(name, lambda f, _: f.create_dataset(name, data=not_utf8, dtype=text)), REFUSED
-    yield "ids of fixed length", swapped(name, lambda f, old: f.create_dataset(name, data=np.array(old.tolist(), "S40"))), SAME
+    yield (
+        "ids of fixed length",
+        swapped(name, lambda f, old: f.create_dataset(name, data=np.array(old.tolist(), "S40"))),
+        SAME,
+    )
 
 
 def _of_the_bytes(world: Path, file: str) -> Iterator[tuple[str, bytes | str, str]]:
@@ -170,9 +186,21 @@ def _values(kind: str) -> Iterator[tuple[str, Callable, str]]:
     if kind == "saliency store":
         for value in (1.5, -0.5, np.inf):
             yield f"probability {value}", cell("probabilities", (0, 5), value), SAFE
-        for what, size in {"zero": (0, 5), "negative": (-1, 5), "huge": (2**31 - 1,) * 2, "a line": (1, 200_000)}.items():
+        for what, size in {
+            "zero": (0, 5),
+            "negative": (-1, 5),
+            "huge": (2**31 - 1,) * 2,
+            "a line": (1, 200_000),
+        }.items():
             yield f"size {what}", cell("sizes", 0, size), REFUSED
-        for what, value in {"zero": 0, "negative": -1, "huge": 10**9, "a text": "32", "a part": 3.5, "a list": [32, 32]}.items():
+        for what, value in {
+            "zero": 0,
+            "negative": -1,
+            "huge": 10**9,
+            "a text": "32",
+            "a part": 3.5,
+            "a list": [32, 32],
+        }.items():
             yield f"image_size {what}", edit(partial(_attribute, "image_size", value)), REFUSED
         yield "image_size missing", edit(lambda file: file.attrs.__delitem__("image_size")), REFUSED
         for value in (np.nan, np.inf, -np.inf, 3e38):

@@ -23,10 +23,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int = 26, height: int = 20, *, more: bytes = b"", data: bytes | None = None, depth: int = 8, colour: int = 0) -> bytes:
+def png(
+    width: int = 26, height: int = 20, *, more: bytes = b"", data: bytes | None = None, depth: int = 8, colour: int = 0
+) -> bytes:
     """A PNG with other parts than an honest one."""
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    rows = zlib.compress(bytes((width + 1) * height) if width * height < 1 << 20 else bytes(100)) if data is None else data
+    rows = (
+        zlib.compress(bytes((width + 1) * height) if width * height < 1 << 20 else bytes(100)) if data is None else data
+    )
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
@@ -106,7 +110,9 @@ def _tiffs(good: bytes) -> Iterator[tuple[str, bytes, str]]:
     for name, pixels in {"nan": values, "inf": values * 0 + np.inf, "nan and one": np.where(PIXELS == 3, 1, values).astype("f4"),
                          "3e38": np.where(PIXELS == 3, 3e38, -3e38).astype("f4")}.items():  # fmt: skip
         file = io.BytesIO()
-        Image.fromarray(np.nan_to_num(pixels, nan=np.nan) if name != "inf" else np.full(SHAPE, np.inf, "f4")).save(file, "TIFF")
+        Image.fromarray(np.nan_to_num(pixels, nan=np.nan) if name != "inf" else np.full(SHAPE, np.inf, "f4")).save(
+            file, "TIFF"
+        )
         yield f"pixels {name}", file.getvalue(), SAFE
 
 
@@ -138,7 +144,11 @@ def _dicoms(folder: Path) -> Iterator[tuple[str, Any, str]]:
         "palette": {"PhotometricInterpretation": "PALETTE COLOR"}, "no kind": {"PhotometricInterpretation": None},
         "more stored than allocated": {"BitsStored": 40}, "a sign that is none": {"PixelRepresentation": 7},
     }.items():  # fmt: skip
-        yield name, made(**fields), REFUSED if name not in ("no kind", "negative frames", "more stored than allocated") else SAFE
+        yield (
+            name,
+            made(**fields),
+            REFUSED if name not in ("no kind", "negative frames", "more stored than allocated") else SAFE,
+        )
     for name, fields in {
         "slope 0": {"RescaleSlope": "0", "RescaleIntercept": "0"}, "slope huge": {"RescaleSlope": "1e300", "RescaleIntercept": "0"},
         "slope nan": {"RescaleSlope": "nan", "RescaleIntercept": "0"}, "slope a word": {"RescaleSlope": "x", "RescaleIntercept": "0"},
@@ -159,7 +169,11 @@ def _dicoms(folder: Path) -> Iterator[tuple[str, Any, str]]:
     yield "the mark alone", bytes(128) + b"DICM", REFUSED
     yield "a text", b"film", REFUSED
     yield "sequences in each other", bytes(128) + b"DICM" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff" * 20_000, REFUSED
-    yield "a length of 4 GB", good[:-len(PIXELS.tobytes()) - 4] + b"\xfe\xff\xff\xff" + good[-len(PIXELS.tobytes()) :], SAFE
+    yield (
+        "a length of 4 GB",
+        good[: -len(PIXELS.tobytes()) - 4] + b"\xfe\xff\xff\xff" + good[-len(PIXELS.tobytes()) :],
+        SAFE,
+    )
     for place in range(140, 420, 28):
         changed = bytearray(good)
         changed[place] ^= 0x7F
@@ -173,7 +187,9 @@ def _made(pixels: np.ndarray, fields: dict, path: Path) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pydicom.config.disable_value_validation():
-            words = {name: value for name, value in fields.items() if value is not None and isinstance(value, (str, list))}
+            words = {
+                name: value for name, value in fields.items() if value is not None and isinstance(value, (str, list))
+            }
             dicom(path, pixels, **{name: value for name, value in fields.items() if name not in words})
             if words:
                 found = pydicom.dcmread(path)
@@ -284,7 +300,13 @@ def segmentations(world: Path) -> Iterator[Case]:
     def segment(number, **values):
         return edited(lambda f: [setattr(f.SegmentSequence[number], k, v) for k, v in values.items()])
 
-    for name, label in {"a separator": "Ede/ma", "the parent": "..", "empty": "", "a backslash": "a\\b", "an escape": "\x1b[2J"}.items():
+    for name, label in {
+        "a separator": "Ede/ma",
+        "the parent": "..",
+        "empty": "",
+        "a backslash": "a\\b",
+        "an escape": "\x1b[2J",
+    }.items():
         yield case(f"label {name}", segment(0, SegmentLabel=label))
     yield case("two of one label", segment(1, SegmentLabel="Edema"))
     yield case("two of one number", segment(1, SegmentNumber=1))
@@ -295,7 +317,14 @@ def segmentations(world: Path) -> Iterator[Case]:
         "a million frames": {"NumberOfFrames": 10**6}, "8 bits": {"BitsAllocated": 8, "BitsStored": 8}, "colour": {"SamplesPerPixel": 3},
     }.items():  # fmt: skip
         yield case(name, edited(lambda f, v=values: [setattr(f, k, x) for k, x in v.items()]))
-    for name in ("SegmentSequence", "PerFrameFunctionalGroupsSequence", "Rows", "PixelData", "SegmentationType", "NumberOfFrames"):
+    for name in (
+        "SegmentSequence",
+        "PerFrameFunctionalGroupsSequence",
+        "Rows",
+        "PixelData",
+        "SegmentationType",
+        "NumberOfFrames",
+    ):
         yield case(f"no {name}", edited(lambda f, n=name: delattr(f, n)))
     yield case("no groups", edited(lambda f: setattr(f, "PerFrameFunctionalGroupsSequence", [])))
     yield case("an image", (world / "films/d.dcm").read_bytes())

@@ -115,7 +115,9 @@ def masks(world: Path) -> Iterator[Case]:
     yield case("1e999", good.replace('"size": [20', '"size": [1e999', 1))
     yield case("no entry", content | {ONE: None})
     yield case("an entry as list", content | {ONE: []})
-    yield case("many large masks", {ONE: {f"t{n}": {"size": [8000, 8000], "counts": [64_000_000]} for n in range(40)}}, REFUSED)
+    yield case(
+        "many large masks", {ONE: {f"t{n}": {"size": [8000, 8000], "counts": [64_000_000]} for n in range(40)}}, REFUSED
+    )
     yield case("indented", json.dumps(content, indent=2), SAME)
     yield case("no image", "{\n}\n", REFUSED, "subset")
 
@@ -147,10 +149,16 @@ def outlines(world: Path) -> Iterator[Case]:
         yield case(f"polygon {name}", with_entry({"img_size": list(SHAPE), "Edema": polygons}))
     yield case("no img_size", with_entry({"Edema": []}))
     yield case("an entry as list", with_entry([1, 2]))
-    yield case("both names of a task", with_entry({"img_size": list(SHAPE), "Lung Opacity": [], "Airspace Opacity": []}))
+    yield case(
+        "both names of a task", with_entry({"img_size": list(SHAPE), "Lung Opacity": [], "Airspace Opacity": []})
+    )
     yield case("NaN", good.replace("3, 3]", "NaN, 3]", 1))
     yield case("Infinity", good.replace("3, 3]", "-Infinity, 3]", 1))
-    yield case("a million points", with_entry({"img_size": list(SHAPE), "Edema": [[[n % 20, n % 26] for n in range(300_000)]]}), SAFE)
+    yield case(
+        "a million points",
+        with_entry({"img_size": list(SHAPE), "Edema": [[[n % 20, n % 26] for n in range(300_000)]]}),
+        SAFE,
+    )
 
 
 def coco(world: Path) -> Iterator[Case]:

@@ -146,7 +146,11 @@ def _contents(content: dict) -> Iterator[tuple[str, Any, str]]:
     yield "a tensor missing", saved(content | {"state_dict": {k: v for k, v in weights.items() if k != first}}), REFUSED
     yield "a tensor more", saved(content | {"state_dict": dict(weights) | {"evil": torch.ones(2)}}), REFUSED
     yield "another shape", saved(content | {"state_dict": dict(weights) | {first: torch.ones(2, 2)}}), REFUSED
-    yield "a number repeated", saved(content | {"state_dict": dict(weights) | {first: torch.zeros(1).expand(10**11)}}), REFUSED
+    yield (
+        "a number repeated",
+        saved(content | {"state_dict": dict(weights) | {first: torch.zeros(1).expand(10**11)}}),
+        REFUSED,
+    )
     yield "texts for tensors", saved(content | {"state_dict": dict.fromkeys(weights, "x")}), REFUSED
     sparse = torch.sparse_coo_tensor(torch.tensor([[0], [0]]), torch.ones(1), (10**6, 10**6))
     yield "a sparse tensor", saved(content | {"state_dict": dict(weights) | {first: sparse}}), REFUSED
@@ -189,7 +193,12 @@ def _specs(kind: str, content: dict, key: str) -> Iterator[tuple[str, Any, str]]
         yield "a huge input", changed(image_size=10**6), REFUSED
         yield "an odd input", changed(image_size=33), REFUSED
         yield "a wide decoder", changed(decoder_channels=4000), REFUSED
-        for name, values in {"nan": [float("nan")] * 2, "three": [0.5] * 3, "texts": ["a", "b"], "a tensor": torch.ones(2)}.items():
+        for name, values in {
+            "nan": [float("nan")] * 2,
+            "three": [0.5] * 3,
+            "texts": ["a", "b"],
+            "a tensor": torch.ones(2),
+        }.items():
             yield f"metrics' thresholds {name}", saved(content | {"metrics": {"thresholds": values}}), REFUSED
 
 
@@ -236,4 +245,6 @@ def pickles(world: Path) -> Iterator[Case]:
     yield case("deep lists", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
     for name in ("../x", ".hidden", "Ede\\ma", "a\x1bb", "", "%2E%2E%2Fx"):
         file = f"pickles/{IDS[0]}_{name.replace('/', '%2F')}_map.pkl"
-        yield Case("saliency pickle", f"task {name!r} by its name", "masks_of_pickles", file, partial(put, content=good))
+        yield Case(
+            "saliency pickle", f"task {name!r} by its name", "masks_of_pickles", file, partial(put, content=good)
+        )

@@ -83,5 +83,9 @@ def attack(case: Case, origin: Path, folder: Path, valid: Valid) -> list[str]:
 
 def _names(said: str, path: Path) -> bool:
     """Whether the messages name the file, or the folder that is read as one."""
-    names = [path.name, path.parent.name] if path.parent.name in ("png", "pickles", "seg", "films", "Edema") else [path.name]
+    names = (
+        [path.name, path.parent.name]
+        if path.parent.name in ("png", "pickles", "seg", "films", "Edema")
+        else [path.name]
+    )
     return any(name in line for name in names for line in said.splitlines() if "error" in line or "skipped" in line)

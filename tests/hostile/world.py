@@ -133,7 +133,9 @@ def _films(root: Path, rng) -> None:
             path.parent.mkdir(parents=True)
             Image.fromarray(pixels).save(path)
         labels = [str((number + k) % 2) for k in range(len(constants.OBSERVATIONS))]
-        lines.append(f"CheXpert-v1.0/train/{name.split('_')[0]}/study1/view1_frontal.png,Male,50,Frontal,AP,{','.join(labels)}")
+        lines.append(
+            f"CheXpert-v1.0/train/{name.split('_')[0]}/study1/view1_frontal.png,Male,50,Frontal,AP,{','.join(labels)}"
+        )
     text = "\n".join(lines) + "\n"
     for path in (chexpert / "train.csv", chexpert / "valid.csv", root / "labels.csv"):
         path.write_text(text)
@@ -183,7 +185,9 @@ def _maps(root: Path, rng) -> None:
     store.merge([run / "part"], run / saliency_store.STORE)
     (run / "train_cams_paths.csv").write_text("Train_CAM_Id\n" + "".join(f"{name}\n" for name in IDS))
     images = rng.integers(0, 255, (len(IDS), SIZE, SIZE), np.uint8)
-    rows = [(name, image, record["maps"][: len(TASKS)]) for name, image, record in zip(IDS, images, records, strict=True)]
+    rows = [
+        (name, image, record["maps"][: len(TASKS)]) for name, image, record in zip(IDS, images, records, strict=True)
+    ]
     train = hdf5_files.TrainShards(TASKS, len(IDS))
     train.write(rows, run / "part")
     train.merge([run / "part"], run / hdf5_files.TRAIN_SET)
