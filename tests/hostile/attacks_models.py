@@ -49,7 +49,6 @@ def calls() -> dict[str, Any]:
         "eval": Call(eval, "__import__('os').system('touch ../ran')"),
         "exec": Call(exec, "open('../ran', 'w')"),
         "open": Call(open, "../ran", "w"),
-        "getattr": Call(getattr, os, "getcwd"),
         "import": Call(__import__, "antigravity"),
         "bytearray": Call(bytearray, 10**11),
         "torch.empty": Call(torch.empty, 10**11),
