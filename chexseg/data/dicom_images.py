@@ -4,6 +4,7 @@ Only the fields listed here are ever read from a file, so that a patient's name,
 error and no log.
 """
 
+import logging
 import math
 import struct
 import warnings
@@ -63,6 +64,7 @@ def opened(path: Path, **options: Any) -> Iterator[Any]:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it shows the traceback of what it raises
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -62,10 +62,10 @@ def build_model(spec: SegmentationSpec) -> nn.Module:
     options = {"encoder_name": spec.encoder, "encoder_weights": None, "classes": len(spec.tasks), **extra}
     try:
         model = smp.create_model(spec.architecture, **options)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError, IndexError) as error:
         given = f"--architecture {spec.architecture} --encoder {spec.encoder}"
         given += f" --decoder_channels {spec.decoder_channels}" if extra else ""
-        raise UsageError(f"{given}: {error.args[0]}") from error
+        raise UsageError(f"{given}: {' '.join(str(error.args[0] if error.args else error).split())[:500]}") from error
     stride = getattr(model.encoder, "output_stride", 32)
     if spec.image_size % stride:
         raise UsageError(f"--image_size {spec.image_size} must be a multiple of {stride} for {spec.architecture}")
@@ -113,7 +113,7 @@ def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict[str, Any]]
     weights, spec, metrics = checkpoints.load_network(path, SegmentationSpec)
     try:
         # As a shell without memory first: a small file may name a network of gigabytes.
-        with torch.device("meta"), suppress(NotImplementedError, RuntimeError):
+        with torch.device("meta"), suppress(UsageError):
             models.check_fit(build_model(spec), weights, path)
         model = build_model(spec)
     except UsageError as error:

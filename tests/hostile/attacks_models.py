@@ -157,7 +157,7 @@ def _contents(content: dict) -> Iterator[tuple[str, Any, str]]:
     quantised = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
     yield "a quantised tensor", saved(content | {"more": quantised}), REFUSED
     deep: Any = []
-    for _ in range(900):
+    for _ in range(250):
         deep = [deep]
     yield "deep lists", saved(content | {"more": deep}), REFUSED
 

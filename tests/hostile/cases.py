@@ -83,9 +83,6 @@ def attack(case: Case, origin: Path, folder: Path, valid: Valid) -> list[str]:
 
 def _names(said: str, path: Path) -> bool:
     """Whether the messages name the file, or the folder that is read as one."""
-    names = (
-        [path.name, path.parent.name]
-        if path.parent.name in ("png", "pickles", "seg", "films", "Edema")
-        else [path.name]
-    )
+    folders = [parent.name for parent in path.parents if parent.name in ("png", "pickles", "seg", "films")]
+    names = [path.name, ascii(path.name)[1:-1], *folders]
     return any(name in line for name in names for line in said.splitlines() if "error" in line or "skipped" in line)

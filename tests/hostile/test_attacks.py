@@ -31,6 +31,7 @@ ALL = (
     attacks_records.records,
     attacks_records.trainings,
 )
+pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK = 30  # inputs of all, spread over every kind
 
 
