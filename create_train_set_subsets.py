@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pseudo_labels_type", choices=("cams", "irnet"), default="cams", help="which pseudo masks of the run")
     add("--map_dir", type=Path, help="run folder with the pseudo masks [the default run]")
     add("--masks_path", type=Path, help="split this masks JSON by patient instead")
+    add("--output_path", type=Path, help="with --masks_path: where the subset goes [beside it, named by its length]")
     add(
         "--rest_path",
         type=Path,
@@ -47,7 +48,8 @@ def main(args: argparse.Namespace) -> None:
         chosen, rest = subsets.split(source, args.subset_len, args.seed, only_with_finding=args.only_with_finding)
         name = f"{path.stem}_{len(rest)}" + ("_rest" if len(rest) == len(chosen) else "")
         rest_path = args.rest_path or path.with_name(f"{name}.json")
-        parts = [(path.with_name(f"{path.stem}_{len(chosen)}.json"), chosen), (rest_path, rest)]
+        subset_path = args.output_path or path.with_name(f"{path.stem}_{len(chosen)}.json")
+        parts = [(subset_path, chosen), (rest_path, rest)]
     record = provenance.describe(vars(args), [source.path], code=__file__)
     for output, ids in parts:
         subsets.write(source, ids, output, record)

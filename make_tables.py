@@ -16,10 +16,11 @@ import logging
 from pathlib import Path
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import report
 from chexseg.evaluation.methods import HUMAN, file_or_named, named_file
-from chexseg.runtime import cli, leak_guard, provenance
+from chexseg.runtime import cli, provenance
 
 log = logging.getLogger(__name__)
 

@@ -5,23 +5,34 @@
 #   bash reproduce.sh tiny       the same on 64-pixel phantoms, in about a minute
 #   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name, after doctor.py
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
+#   bash reproduce.sh tables     then the paper's other tables too, three seeds of each network; of the preset that is named
+#                                beside it. --only TABLE, --seeds, --encoder_weights, --style: see paper_tables.py --help
 #   --workspace DIR              everything under DIR instead of ./workspace
 #   --seed N                     another phantom than the default one, in a folder seed_N of its own
 #   --processes N                heavy stages under torchrun in N processes, one for each GPU (fewer, where batches are small)
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
+if ((BASH_VERSINFO[0] < 4)); then
+  echo "reproduce.sh: error: bash $BASH_VERSION is older than 4 (macOS: brew install bash)" >&2
+  exit 2
+fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-preset=default workspace= processes=1 seed=
+preset=default workspace= processes=1 seed= tables=() words=() # the last two: for paper_tables.py
 while [ $# -gt 0 ]; do
   case $1 in
     default | tiny | paper) preset=$1 ;;
+    tables) tables+=(--style light) ;;
+    --only | --seeds | --budgets | --encoder_weights | --style)
+      option=$1
+      while [ $# -gt 1 ] && [[ "$2" != --* ]]; do words+=("$2"); shift; done
+      tables+=("$option" "${words[@]}") words=() ;;
     --workspace) workspace=${2:?--workspace needs a folder}; shift ;;
     --workspace=*) workspace=${1#*=} ;;
     --seed) seed=${2:?--seed needs a number}; shift ;;
     --processes) processes=${2:?--processes needs a number}; shift ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
   esac
   shift
@@ -68,7 +79,7 @@ case $preset in
     maps= irnet="--num_epochs 5" pseudo= subset=100
     common="--lr 1e-4" decoder= weak="--num_epochs 20"
     epochs="--num_epochs 20 --epoch_len 247 --valid_common_pathologies True" # 4940 draws: 20 epochs of 147 + 100 images
-    teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247"
+    teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True"
     workers=$(nproc) readers="--num_workers $workers" ;;
 esac
 
@@ -299,3 +310,20 @@ echo
 cat "$report/table.md"
 awk -F, 'NR > 1 {s += $2} END {printf "\nAll stages, one after the other: %d min %02d s. ", s / 60, s % 60}' "$report/timings.csv"
 echo "Report: $report/index.html, table.md, table.csv, quality.csv, paired.csv, timings.csv, sheet.png"
+[ ${#tables[@]} -gt 0 ] || exit 0
+
+# 8. The paper's other tables. Their networks are listed in chexseg/segmentation/experiments.py.
+tables=("$here/paper_tables.py" --output_dir "$workspace/tables" --trials "$trials" --map_dir "$run" --ckpt_path "$ckpt"
+  --expert $expert --subset $subset --network="$common $readers" --shape="--encoder $encoder --image_size $side $decoder"
+  --draws="$epochs" --teacher="$teacher" --student="$student" --readers="$readers"
+  --timings "$workspace/tables/timings.csv" "$report/timings.csv" "${tables[@]}")
+report=$workspace/tables steps=$workspace/tables/.steps
+mkdir -p "$steps"
+rm -f "$steps"/{failed,*.done}
+"$PYTHON" "${tables[@]}" --plan "$steps/plan"
+lane_1() { source "$steps/plan/$phase.1"; }
+lane_2() { source "$steps/plan/$phase.2"; }
+for phase in prepare networks students tests; do
+  lanes lane_1 lane_2
+done
+step paper_tables "${tables[@]}"

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli, distributed, leak_guard, provenance
+from chexseg.runtime import cli, distributed, provenance
 from chexseg.training.options import PRECISIONS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
 # What these say is in the inputs' content, or decides no mask.
 PATHS = ("model_path", "test_masks_path", "output_path", "thresholds_path", "gate_predictions", "gate_cutoffs")
-PATHS += ("all_images", "allow_leak")
+PATHS += ("all_images", "allow_leak", "oracle")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
     add("--all_images", type=Path, metavar="CSV", help="label file of the whole set: predict and score all its films")
+    cli.add_boolean(parser, "--oracle", help="also <output>_oracle.csv: positives, best threshold; an upper bound")
     add("--gate_predictions", type=Path, metavar="CSV", help="the classifier's predictions.csv of these films")
     add("--gate_cutoffs", type=Path, metavar="CSV", help="of tune_thresholds.py: empty masks below these probabilities")
     leak_guard.add_option(parser)
@@ -116,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
         if len(args.model_path) > 1 and distributed.is_main():
             print(f"== {model_path}")
         thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
-        sources = [model_path, thresholds_path, args.gate_cutoffs]
+        sources = [model_path, thresholds_path, args.gate_cutoffs, args.gate_predictions]
         leaks = leak_guard.check(sources, {patient_of(name) for name in paths}, allow=args.allow_leak)
         leak_guard.inherit(output_path, sources)
         inputs = [model_path, thresholds_path, truth.path, *(gate.inputs if gate else ())]
@@ -135,6 +137,12 @@ def main(args: argparse.Namespace) -> None:
         )
         if distributed.is_main():
             report(MaskFile(output_path), truth, films)
+            if args.oracle:
+                from chexseg.segmentation import upper_bound
+
+                work = {name: getattr(args, name) for name in ("device", "batch_size", "precision", "num_workers")}
+                bound = upper_bound.ious(model_path, truth, paths, **work)
+                print(upper_bound.write(output_path.with_name(f"{output_path.stem}_oracle.csv"), truth, *bound, leaks))
             print("".join(f"LEAK, no test: {leak}\n" for leak in leaks), end="")
 
 

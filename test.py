@@ -3,10 +3,12 @@
     python test.py --batch_size 16 --ckpt_path <checkpoint> --phase test \\
         --save_dir_predictions $OBJ_EFFICIENCY_BASE_PATH/train_cams --save_cams True --save_train_cams True
     python test.py --ckpt_path <checkpoint> --images FOLDER_OR_FILES        any X-rays, without a label file
+    python test.py --config_path ensemble.json ...                          means over several checkpoints, task by task
     torchrun --nproc_per_node 8 test.py ...        the same, shared among 8 GPUs
 
 Writes <save_dir_predictions>/<folder of the checkpoint>_<its file name>/ with predictions.csv, train_cams_paths.csv
-(of the training set) and cams/saliency.h5. Killed and run again, it goes on where it was.
+(of the training set) and cams/saliency.h5; of an ensemble, <save_dir_predictions>/ensemble_results/ with the
+same. Killed and run again, it goes on where it was.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 from pathlib import Path
 
 import constants
+from chexseg.classifier import ensemble
 from chexseg.classifier.choices import CAM_METHODS, OUTPUT_STRIDES
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
@@ -23,7 +26,12 @@ from chexseg.runtime import cli
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
-    add("--ckpt_path", type=Path, required=True, help="classifier checkpoint: train.py's, Lightning's or torchvision's")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--ckpt_path", type=Path, help="classifier: train.py's, Lightning's, timm's, torchxrayvision's ..."
+    )
+    of_tasks = '{"task2models": {task: [{"ckpt_path": ...}]}, "aggregation_method": "mean"}'
+    which.add_argument("--config_path", type=Path, metavar="JSON", help=f"ensemble: {of_tasks}")
     add("--phase", choices=("train", "valid", "test"), default="test", help="set to read, unless --save_train_cams")
     add(
         "--save_dir_predictions",
@@ -64,19 +72,28 @@ def label_file(split: str) -> Path:
     return chexpert.split_csv(constants.data_dir(), split)
 
 
+def what_to_run(ckpt_path: Path | None, config_path: Path | None) -> "tuple[Path | ensemble.Members, str, list[Path]]":
+    """The checkpoint or the checkpoints of each task, the name of their run, and the files that decide its maps."""
+    if config_path:
+        members = ensemble.read_config(config_path, constants.OBSERVATIONS, constants.ALIASES)
+        return members, ensemble.FOLDER, [config_path, *ensemble.files(members)]
+    if ckpt_path is None or not ckpt_path.is_file():
+        raise DataError(f"{ckpt_path}: no such checkpoint; train one with train.py")
+    checkpoint = Path(os.path.abspath(ckpt_path))  # a link keeps its name
+    return checkpoint, f"{checkpoint.parent.name}_{checkpoint.name}", [ckpt_path]
+
+
 def main(args: argparse.Namespace) -> None:
     from chexseg.classifier import saliency_store
     from chexseg.classifier.prediction_tables import write_tables
     from chexseg.classifier.saliency_stage import SaliencyStage
-    from chexseg.data import chexpert, folder_set, image_folder
+    from chexseg.data import chexpert, folder_set, image_folder, leak_guard
     from chexseg.runtime import distributed, provenance, shards
 
-    if not args.ckpt_path.is_file():
-        raise DataError(f"{args.ckpt_path}: no such checkpoint; train one with train.py")
     split = "train" if args.save_train_cams else args.phase
-    checkpoint = Path(os.path.abspath(args.ckpt_path))  # a link keeps its name
+    checkpoint, name, weights = what_to_run(args.ckpt_path, args.config_path)
     folder = args.save_dir_predictions or constants.base_dir() / f"{'image' if args.images else split}_cams"
-    folder /= f"{checkpoint.parent.name}_{checkpoint.name}"
+    folder /= name
     if args.images:
         if args.csv_path or args.save_train_cams:
             raise UsageError("--images takes no label file: leave out --csv_path and --save_train_cams")
@@ -104,12 +121,14 @@ def main(args: argparse.Namespace) -> None:
     )
     store = folder / (saliency_store.STORE if args.save_cams else "predictions.h5")
     options = {key: value for key, value in vars(args).items() if key != "images"}
+    for path in (store, folder / "predictions.csv"):
+        leak_guard.inherit(path, [args.ckpt_path])
     shards.build(
         store,
         images.ids,
         process=stage.process,
         shard_format=stage,
-        record=provenance.describe(options, [args.ckpt_path, images.csv], code=__file__),
+        record=provenance.describe(options, [weights[0], images.csv, *weights[1:]], code=__file__),
         shard_size=args.shard_size,
         label="saliency maps",
         item_fingerprint=images.fingerprint,

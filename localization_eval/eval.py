@@ -16,8 +16,9 @@ import logging
 from pathlib import Path
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli, leak_guard, provenance
+from chexseg.runtime import cli, provenance
 from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import constants
 from chexseg.classifier.choices import PROTOCOLS
+from chexseg.classifier.ensemble import FOLDER
 from chexseg.errors import UsageError
 from chexseg.runtime import cli
 
@@ -25,9 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add("--phase", choices=("train", "valid", "test"), default="train", help="train keeps the network's input size")
-    add("--map_dir", type=Path, help="run folder of test.py, or a folder of *_map.pkl [the default run]")
+    add("--map_dir", type=Path, help="run folder of test.py, or a folder of *_map.pkl [the default run, or ensemble]")
     add("--method", default="gradcam", help="what made the maps; recorded beside the output")
-    add("--model_type", choices=("single", "ensemble"), default="single", help="what made the maps; recorded likewise")
+    add("--model_type", choices=("single", "ensemble"), default="single", help="ensemble: of test.py --config_path")
     add("--protocol", choices=PROTOCOLS, default="chexseg", help="chexlocalize stretches each map to 0..1 first")
     add("--threshold_path", type=Path, help="CSV threshold,task of fixed thresholds, instead of Otsu's (chexlocalize)")
     add("--prob_cutoff_path", type=Path, help="CSV prob_threshold,mIoU,task: below it, an empty mask (chexlocalize)")
@@ -37,16 +38,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def default_run(model_type: str, phase: str) -> Path:
+    """The run folder where none is named."""
+    return constants.base_dir() / f"{phase}_cams" / FOLDER if model_type == "ensemble" else constants.run_dir()
+
+
 def main(args: argparse.Namespace) -> None:
     from chexseg.classifier.saliency_masks import MaskMaker, read_task_values
     from chexseg.classifier.saliency_store import open_maps
-    from chexseg.data import task_counts
+    from chexseg.data import leak_guard, task_counts
     from chexseg.data.mask_files import MaskFile, MaskShards
-    from chexseg.runtime import distributed, leak_guard, provenance, shards
+    from chexseg.runtime import distributed, provenance, shards
 
     if args.protocol != "chexlocalize" and (args.threshold_path or args.prob_cutoff_path):
         raise UsageError("--threshold_path and --prob_cutoff_path belong to --protocol chexlocalize")
-    maps = open_maps(args.map_dir or constants.run_dir())
+    maps = open_maps(args.map_dir or default_run(args.model_type, args.phase))
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
     maps.task_rows(tasks)  # an unknown task is an error now, not in the middle of the work
     read = partial(read_task_values, tasks=tasks, aliases=constants.ALIASES)
@@ -61,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
     record = provenance.describe(vars(args), [args.threshold_path, args.prob_cutoff_path], code=__file__)
     record["inputs"][str(maps.path)] = maps.fingerprint()
     output = args.output_path or maps.folder / "seg_labels_encoded.json"
-    leak_guard.inherit(output, [args.threshold_path, args.prob_cutoff_path])
+    leak_guard.inherit(output, [maps.path, args.threshold_path, args.prob_cutoff_path])
     made = shards.build(
         output,
         maps.ids,

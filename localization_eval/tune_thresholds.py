@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli, leak_guard, provenance, shards
+from chexseg.runtime import cli, provenance, shards
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from chexseg.classifier.safe_loading import load_checkpoint
 from chexseg.data.names import check_tasks
 from chexseg.errors import DataError, UsageError
+from chexseg.runtime.checks import some
 from chexseg.runtime.files import atomic
 
 
@@ -43,6 +45,39 @@ def metric(metrics: Mapping, name: str, count: int, path: Path) -> list[float] |
     if not all(0 <= n <= 1 for n in found):
         raise DataError(f"{path}: its metrics' {name} are not numbers from 0 to 1; train the network again")
     return found
+
+
+def differences(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """How names and shapes of tensors differ from those wanted, in the network's order; empty where all fit."""
+    found = []
+    for key, tensor in wanted.items():
+        if key not in given:
+            found.append(f"no tensor {key!r}")
+        elif given[key].shape != tensor.shape:
+            found.append(f"{key!r} is {tuple(given[key].shape)}, expected {tuple(tensor.shape)}")
+    return found + [f"unexpected tensor {key!r}" for key in given if key not in wanted]
+
+
+def load_exactly(
+    network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, *, but_for: tuple[str, ...] = ()
+) -> None:
+    """Load weights by name. DataError, with the first that differ, for missing, unexpected or misshapen tensors outside
+    the modules `but_for`."""
+    network.load_state_dict(fitting(network, tensors, path, but_for=but_for), strict=False)
+
+
+def fitting(
+    network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, *, but_for: tuple[str, ...] = ()
+) -> dict[str, torch.Tensor]:
+    """The tensors that `load_exactly` loads; DataError where they do not fit the network."""
+    left_out = tuple(f"{module}." for module in but_for)
+    own, given = (
+        {k: v for k, v in names.items() if not k.endswith("num_batches_tracked") and not k.startswith(left_out)}
+        for names in (network.state_dict(), tensors)
+    )
+    if found := differences(own, given):
+        raise DataError(f"{path}: {some(found)}; it does not fit a {type(network).__name__}")
+    return given
 
 
 class NetworkSpec(Protocol):
@@ -94,12 +129,13 @@ def unpack_network(content: dict, path: Path, kind: type[Spec]) -> tuple[dict[st
     saved = content.get(kind.KEY)
     if not isinstance(saved, dict):
         raise DataError(f"{path}: not {kind.WHAT}: it has no {kind.KEY!r}; make one with {kind.MADE_BY}")
-    spec = _read_spec(saved, path, kind)
+    spec = read_spec(saved, path, kind)
     metrics = content.get("metrics")
     return state_dict(content, path), spec, metrics if isinstance(metrics, dict) else {}
 
 
-def _read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
+def read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
+    """The spec that a file says, every field checked. DataError with the field's name for what it cannot be."""
     hints, values = typing.get_type_hints(kind), {}
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in saved:

@@ -51,11 +51,11 @@ def forward_seconds(architecture: str, image_size: int, device: str = "auto", ba
     """Seconds of one image in a forward pass, measured on random pixels; the better of two."""
     import torch
 
-    from chexseg.classifier import models
+    from chexseg.classifier import networks
     from chexseg.runtime import distributed
 
     place = distributed.device(device)
-    network = models.build_network(architecture, 14).to(place).eval()
+    network = networks.build_network(architecture, 14).to(place).eval()
     pixels = torch.rand(batch, 3, image_size, image_size, device=place)
     times = []
     with torch.inference_mode():

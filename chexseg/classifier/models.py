@@ -8,53 +8,14 @@ from typing import Any, ClassVar
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
-from chexseg.classifier import checkpoints
+from chexseg.classifier import checkpoints, foreign
 from chexseg.classifier.choices import ARCHITECTURES, MAX_SIDE, OUTPUT_STRIDES, POOLINGS
+from chexseg.classifier.networks import HEADS, build_network, family
 from chexseg.classifier.output_stride import set_output_stride
 from chexseg.classifier.pooling import pool
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
-
-# Each family's first tensor, which shows what precedes the names of a state dict, and where its linear head is.
-STEMS = {"resnet": "conv1.weight", "densenet": "features.conv0.weight", "mobilenet": "features.0.0.weight"}
-HEADS = {"resnet": "fc", "densenet": "classifier", "mobilenet": "classifier.1"}
-
-
-def narrow(network: ResNet) -> None:
-    """Give a ResNet one block a stage and 32, 64, 128, 256 channels: a ninth of ResNet-18's work."""
-    network.inplanes = 32
-    network.conv1 = nn.Conv2d(3, 32, 7, 2, 3, bias=False)
-    network.bn1 = nn.BatchNorm2d(32)
-    for stage, planes in enumerate((32, 64, 128, 256), start=1):
-        setattr(network, f"layer{stage}", network._make_layer(BasicBlock, planes, 1, stride=1 if stage == 1 else 2))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def resnet10w32(num_classes: int = 1000) -> ResNet:
-    """The embedded default's classifier: half of ResNet-18's depth and half of its width."""
-    network = ResNet(BasicBlock, [1, 1, 1, 1])
-    narrow(network)
-    network.fc = nn.Linear(256, num_classes)
-    return network
-
-
-def family(architecture: str) -> str:
-    """resnet, densenet or mobilenet. UsageError for a network that is not supported."""
-    if architecture not in ARCHITECTURES:
-        raise UsageError(f"{architecture!r} is not a supported classifier; choose from {', '.join(ARCHITECTURES)}")
-    return next(name for name in STEMS if architecture.startswith(name))
-
-
-def build_network(architecture: str, num_outputs: int) -> nn.Module:
-    """The bare network with a linear head of `num_outputs`, randomly initialised."""
-    family(architecture)
-    if architecture == "resnet10w32":
-        return resnet10w32(num_outputs)
-    return getattr(torchvision.models, architecture)(num_classes=num_outputs)
 
 
 @dataclass(frozen=True)
@@ -147,33 +108,6 @@ def save_classifier(path: Path, model: Classifier) -> None:
     checkpoints.save_network(path, model.network.state_dict(), model.spec)
 
 
-def strip_prefix(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The family of a state dict and its tensors under torchvision's names, whatever wrapped them
-    (`model.model.conv1.weight`, `module.encoder_q.conv1.weight`, ...)."""
-    for name, stem in STEMS.items():
-        keys = sorted((k for k in tensors if k == stem or k.endswith("." + stem)), key=len)
-        if keys and tensors[keys[0]].ndim == 4 and tensors[keys[0]].shape[1] == 3:
-            prefix = keys[0].removesuffix(stem)
-            return name, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    raise DataError(f"{path}: neither a ResNet, a DenseNet nor a MobileNetV2: first key {next(iter(tensors))!r}")
-
-
-def _signature(tensors: Mapping[str, Tensor], head: str) -> dict[str, tuple[int, ...]]:
-    names = (k for k in tensors if not k.startswith(head.split(".")[0]) and not k.endswith("num_batches_tracked"))
-    return {k: tuple(tensors[k].shape) for k in names}
-
-
-def infer_architecture(name: str, tensors: Mapping[str, Tensor], path: Path) -> str:
-    """The architecture of family `name` whose tensors, head aside, have exactly these names and shapes."""
-    wanted = _signature(tensors, HEADS[name])
-    for architecture in (a for a in ARCHITECTURES if a.startswith(name)):
-        with torch.device("meta"):
-            candidate = build_network(architecture, 1)
-        if _signature(candidate.state_dict(), HEADS[name]) == wanted:
-            return architecture
-    raise DataError(f"{path}: a {name} with unknown shapes; supported: {', '.join(ARCHITECTURES)}")
-
-
 def load_classifier(
     path: Path, tasks: Sequence[str], *, normalisation: str | None = None, output_stride: int | None = None
 ) -> Classifier:
@@ -190,7 +124,7 @@ def load_classifier(
     if output_stride and output_stride > spec.output_stride:
         raise UsageError(f"--output_stride {output_stride}: {path} was trained with {spec.output_stride}")
     model = Classifier(spec, output_stride=output_stride)
-    load_exactly(model.network, tensors, path)
+    checkpoints.load_exactly(model.network, tensors, path)
     return model.eval()
 
 
@@ -198,77 +132,43 @@ def _read_foreign(
     tensors: Mapping[str, Tensor], path: Path, tasks: Sequence[str]
 ) -> tuple[dict[str, Tensor], ClassifierSpec]:
     """Tensors under torchvision's names, and what their shapes tell of the network."""
-    name, tensors = strip_prefix(tensors, path)
-    architecture = infer_architecture(name, tensors, path)
-    tensors = _rename_head(tensors, HEADS[name], path)
-    outputs = len(tensors[HEADS[name] + ".weight"])
+    name, own = foreign.strip_prefix(tensors, path)
+    architecture = foreign.infer_architecture(name, own, path)
+    own = foreign.rename_head(own, HEADS[name], path)
+    if foreign.grey_input(tensors):
+        own, names = foreign.named_outputs(name, own, foreign.operating_points(tensors), path)
+        size = foreign.XRV_SIZES.get(name, 224)
+        return own, ClassifierSpec(architecture, names, image_size=size, normalisation="torchxrayvision")
+    outputs = len(own[HEADS[name] + ".weight"])
     if outputs not in (len(tasks), 3 * len(tasks)):
         raise DataError(f"{path}: its head has {outputs} outputs, expected {len(tasks)} or {3 * len(tasks)}")
-    return tensors, ClassifierSpec(architecture, tuple(tasks), three_way=outputs == 3 * len(tasks))
-
-
-def _rename_head(tensors: dict[str, Tensor], head: str, path: Path) -> dict[str, Tensor]:
-    """Put a linear head that stands under another index (`fc.0`, `classifier.0`) where torchvision has it."""
-    start = head.split(".")[0]
-    weights = [k for k in tensors if k.startswith(start + ".") and k.endswith("weight") and tensors[k].ndim == 2]
-    if len(weights) != 1:
-        raise DataError(f"{path}: expected one linear head {head!r}, found {weights or 'none'}")
-    old = weights[0].removesuffix(".weight")
-    return {(head + k.removeprefix(old) if k.startswith(old + ".") else k): v for k, v in tensors.items()}
-
-
-def load_exactly(
-    network: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, but_for: tuple[str, ...] = ()
-) -> None:
-    """Load weights by name; a missing, unexpected or misshapen tensor outside the modules `but_for` is a DataError."""
-    network.load_state_dict(check_fit(network, tensors, path, but_for=but_for), strict=False)
-
-
-def check_fit(
-    network: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, but_for: tuple[str, ...] = ()
-) -> dict[str, Tensor]:
-    """The tensors that `load_exactly` loads; DataError where they do not fit the network."""
-
-    def matters(key: str) -> bool:
-        return not key.endswith("num_batches_tracked") and not key.startswith(
-            tuple(b + "." for b in but_for) or ("\0",)
-        )
-
-    own = network.state_dict()
-    loaded = {k: v for k, v in tensors.items() if matters(k)}
-    for key in (k for k in own if matters(k)):
-        if key not in loaded:
-            raise DataError(f"{path}: no tensor {key!r}, which {type(network).__name__} needs")
-        if own[key].shape != loaded[key].shape:
-            raise DataError(f"{path}: {key!r} is {tuple(loaded[key].shape)}, expected {tuple(own[key].shape)}")
-    unexpected = [k for k in loaded if k not in own]
-    if unexpected:
-        raise DataError(f"{path}: unexpected tensor {unexpected[0]!r} for {type(network).__name__}")
-    return loaded
+    return own, ClassifierSpec(architecture, tuple(tasks), three_way=outputs == 3 * len(tasks))
 
 
 def load_backbone(path: Path, *, keys: str = "") -> tuple[str, dict[str, Tensor]]:
-    """Architecture and headless tensors (torchvision names) of a classifier checkpoint, an ImageNet file, or, with
+    """Architecture and headless tensors (torchvision names) of our own classifier or one that `foreign` knows, or, with
     `keys="encoder_q"`, a MoCo checkpoint's query encoder."""
     tensors = checkpoints.state_dict(checkpoints.load_checkpoint(path), path)
     if keys:
         tensors = {k: v for k, v in tensors.items() if keys in k.split(".")}
         if not tensors:
             raise DataError(f"{path}: no tensor under {keys!r}; is this a MoCo checkpoint?")
-    name, tensors = strip_prefix(tensors, path)
+    name, tensors = foreign.strip_prefix(tensors, path)
     head = HEADS[name].split(".")[0]
     tensors = {k: v for k, v in tensors.items() if not k.startswith(head + ".")}
-    return infer_architecture(name, tensors, path), tensors
+    return foreign.infer_architecture(name, tensors, path), tensors
 
 
 def trained_normalisation(path: Path, default: str) -> str:
     """How the checkpoint says that its network's input was normalised; `default` where it says nothing."""
-    spec = checkpoints.load_checkpoint(path).get("spec")
-    found = spec.get("normalisation", default) if isinstance(spec, dict) else default
-    if found not in tuple(NORMALISATION):
-        names = ", ".join(NORMALISATION)
-        raise DataError(f"{path}: spec, field 'normalisation': {str(found)[:60]!r} is not one of {names}")
-    return found
+    content = checkpoints.load_checkpoint(path)
+    if isinstance(spec := content.get(ClassifierSpec.KEY), dict):
+        found = spec.get("normalisation", default)
+        if found not in tuple(NORMALISATION):
+            names = ", ".join(NORMALISATION)
+            raise DataError(f"{path}: spec, field 'normalisation': {str(found)[:60]!r} is not one of {names}")
+        return found
+    return "torchxrayvision" if foreign.grey_input(checkpoints.state_dict(content, path)) else default
 
 
 def pretrained_backbone(architecture: str, folder: Path | None = None) -> Path:

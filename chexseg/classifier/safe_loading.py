@@ -42,7 +42,8 @@ _SLACK = 1 << 20  # bytes by which a small file may exceed a limit
 
 
 def load_checkpoint(path: Path) -> dict:
-    """A file of `torch.save`, as zip or in the format before it, on the CPU. Objects of unknown classes are `Inert`.
+    """A file of `torch.save`, as zip or in the format before it, or of safetensors, on the CPU. Objects of unknown
+    classes are `Inert`.
 
     DataError for TorchScript, a zip that is not exactly as torch writes it or fails its checksums, more data than the
     file has bytes, and anything in it that is neither a number, a text, a container, a tensor nor such an object.
@@ -53,7 +54,10 @@ def load_checkpoint(path: Path) -> dict:
     with named(path, "a PyTorch checkpoint"):
         size = path.stat().st_size
         with open(path, "rb") as file:
-            is_zip = file.read(2) == b"PK" or zipfile.is_zipfile(path)
+            start = file.read(9)
+        if path.suffix.lower() == ".safetensors" or (start[8:] == b"{" and int.from_bytes(start[:8], "little") < size):
+            return _load_safetensors(path)
+        is_zip = start[:2] == b"PK" or zipfile.is_zipfile(path)
         names, rehearsal = _look_at_zip(path) if is_zip else _look_at_legacy(path, size)
         unknown: list = [(rehearsal.stand_in(now), name) for name, now in sorted(names.items()) if now not in _OF_TORCH]
         with torch.serialization.safe_globals(unknown):
@@ -62,6 +66,18 @@ def load_checkpoint(path: Path) -> dict:
             raise DataError(f"expected a dict of tensors, found {type(found).__name__}")
         _check_tensors(found, size)
     return found
+
+
+def _load_safetensors(path: Path) -> dict:
+    """The tensors of a file of safetensors, a format that holds numbers and their names alone. Its library checks that
+    the tensors cover the file exactly."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+    except SafetensorError as error:
+        raise DataError(f"damaged, or no file of safetensors: {error}") from error
 
 
 # ---- Before anything is loaded --------------------------------------------------------------------------------------

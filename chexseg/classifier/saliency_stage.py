@@ -10,20 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from chexseg.classifier.ensemble import Ensemble, Members, files
 from chexseg.classifier.saliency_store import SaliencyRecord, StoreShards
 from chexseg.data.chexpert import ImageSet
-
-if TYPE_CHECKING:
-    from chexseg.classifier.models import Classifier
 
 
 @dataclass
 class SaliencyStage:
-    """Saliency maps and probabilities of an image set by the classifier at `checkpoint`; the process and the shard
-    format of `shards.build`.
+    """Saliency maps and probabilities of an image set by the classifier at `checkpoint`, or by an ensemble of them; the
+    process and the shard format of `shards.build`.
 
+    checkpoint     a file, or the files of each task
     tasks          names of a foreign checkpoint's outputs, in order; our own checkpoints name theirs
     image_size     side of the network's input, None = the checkpoint's
     normalisation  of the input, None = the checkpoint's
@@ -32,7 +30,7 @@ class SaliencyStage:
     pickles        folder for CheXlocalize's pickles, beside the store; None = none are written
     """
 
-    checkpoint: Path
+    checkpoint: Path | Members
     images: ImageSet
     tasks: Sequence[str]
     image_size: int | None = None
@@ -47,34 +45,38 @@ class SaliencyStage:
     pickles: Path | None = None
 
     @cached_property
-    def classifier(self) -> Classifier:
-        """The network in eval mode, on the CPU."""
+    def classifier(self) -> Ensemble:
+        """The networks in eval mode, on the CPU."""
         from chexseg.classifier import models
 
-        return models.load_classifier(
-            self.checkpoint, self.tasks, normalisation=self.normalisation, output_stride=self.output_stride
-        )
+        paths = [self.checkpoint] if isinstance(self.checkpoint, Path) else files(self.checkpoint)
+        networks = {
+            path: models.load_classifier(
+                path, self.tasks, normalisation=self.normalisation, output_stride=self.output_stride
+            )
+            for path in paths
+        }
+        if isinstance(self.checkpoint, Path):
+            return Ensemble(networks, {task: paths for task in networks[self.checkpoint].spec.tasks})
+        return Ensemble(networks, self.checkpoint)
 
     @property
     def size(self) -> int:
         """Side of the network's input."""
-        return self.image_size or self.classifier.spec.image_size
+        return self.image_size or self.classifier.image_size
 
     def process(self, ids: Sequence[str]) -> Iterator[SaliencyRecord]:
         """One record an image, in order. Raises DataError for a checkpoint or an image that cannot be read."""
-        from chexseg.classifier import cam
         from chexseg.classifier.dataset import read_batches
         from chexseg.classifier.saliency_pickles import write_pickles
-        from chexseg.data.images import normalise
         from chexseg.runtime import distributed
 
         device = distributed.device(self.device)
         model = self.classifier.to(device)
-        labels = self.images.frame.reindex(columns=model.spec.tasks)
+        labels = self.images.frame.reindex(columns=model.tasks)
         for names, pixels, sizes in read_batches(self.images, ids, self.size, self.batch_size, self.num_workers):
-            batch = normalise(pixels.to(device, non_blocking=True), model.spec.normalisation)
-            saliency = cam.averaged_saliency(
-                model, batch, self.cam_method, scales=self.map_scales, mirror=self.map_mirror
+            saliency = model.saliency(
+                pixels.to(device, non_blocking=True), self.cam_method, scales=self.map_scales, mirror=self.map_mirror
             )
             maps, probabilities = (t.float().cpu().numpy() for t in saliency)
             for slot, image_id in enumerate(names):
@@ -88,14 +90,12 @@ class SaliencyStage:
                 }
                 if self.pickles:
                     image = pixels[slot].numpy()
-                    write_pickles(
-                        self.pickles, image_id, model.spec.tasks, record, image, labels.loc[image_id].to_numpy()
-                    )
+                    write_pickles(self.pickles, image_id, model.tasks, record, image, labels.loc[image_id].to_numpy())
                 yield record
 
     @property
     def _shards(self) -> StoreShards:
-        return StoreShards(self.classifier.spec.tasks, self.size, len(self.images.ids))
+        return StoreShards(self.classifier.tasks, self.size, len(self.images.ids))
 
     def write(self, records: Sequence[SaliencyRecord], path: Path) -> None:
         self._shards.write(records, path)

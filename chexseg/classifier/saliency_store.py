@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from chexseg.classifier.saliency_maps import Saliency, SaliencyMaps
 from chexseg.classifier.saliency_pickles import PickledMaps
 from chexseg.data.hdf5_files import Hdf5File, write_strings
+from chexseg.data.hdf5_output import create
 from chexseg.data.hdf5_schema import Field, Schema
 from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
@@ -113,7 +113,7 @@ class StoreShards:
         )
 
     def merge(self, parts: Sequence[Path], path: Path) -> None:
-        with h5py.File(path, "w") as file:
+        with create(path) as (file, check):
             file.attrs["tasks"], file.attrs["image_size"] = json.dumps(list(self.tasks)), self.image_size
             ids: list[bytes] = []
             for rows, shard in read_arrays(parts):
@@ -122,4 +122,5 @@ class StoreShards:
                         file.create_dataset(name, (self.count, *shard[name].shape[1:]), shard[name].dtype)
                     file[name][rows] = shard[name]
                 ids += shard["ids"].tolist()
+                check()
             write_strings(file, "ids", ids)

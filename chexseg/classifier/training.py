@@ -7,9 +7,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from chexseg.classifier import models
+from chexseg.classifier import checkpoints, models, networks
 from chexseg.classifier.dataset import aurocs, predict
 from chexseg.classifier.labelled import LabelledImages
+from chexseg.data import leak_guard
+from chexseg.data.chexpert import patient_of
 from chexseg.data.images import normalise
 from chexseg.errors import DataError, UsageError
 from chexseg.training import draws
@@ -61,6 +63,9 @@ class ClassifierTrainer(Trainer):
         return f"mean AUROC {metrics['mean_auroc']:.3f}"
 
     def save_best(self, weights: dict[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        """The network; before it, which patients it was trained and its epoch chosen on."""
+        trained, chosen = (map(patient_of, images.pixels.ids) for images in (self.dataset, self.valid_set))
+        leak_guard.record(self.best, {"trained": trained, "epoch": chosen})
         network = models.Classifier(self.model.spec)
         network.load_state_dict(weights)
         models.save_classifier(self.best, network)
@@ -75,6 +80,6 @@ def initialise(model: models.Classifier, weights: str) -> Path | None:
     of_file, tensors = models.load_backbone(path)
     if of_file != architecture:
         raise UsageError(f"--weights {path} is a {of_file}, --architecture says {architecture}")
-    head = models.HEADS[model.family].split(".")[0]
-    models.load_exactly(model.network, tensors, path, but_for=(head,))
+    head = networks.HEADS[model.family].split(".")[0]
+    checkpoints.load_exactly(model.network, tensors, path, but_for=(head,))
     return path

@@ -11,8 +11,9 @@ Any other layout of the same JSON is read too, as one dictionary. What stands in
 import json
 import mmap
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from chexseg.runtime import plain_json
 from chexseg.runtime.files import atomic
 
 T = TypeVar("T")
+BLOCK = 512  # images that `read` looks at together
 
 
 def line(image_id: str, entry: Mapping) -> str:
@@ -104,17 +106,37 @@ class ImageFile(Mapping[str, T]):
         return image_id in self._rows or image_id in self._whole
 
     def __getitem__(self, image_id: str) -> T:
+        return self._checked(image_id, self._parsed(image_id))
+
+    def read(self, ids: Iterable[str]) -> Iterator[T]:
+        """The entries of many images, in the order of `ids`: what `self[id]` gives, in a fraction of the time."""
+        rest = iter(ids)
+        while block := list(islice(rest, BLOCK)):
+            entries = [self._parsed(image_id) for image_id in block]
+            self._look_ahead(entries)
+            yield from map(self._checked, block, entries)
+
+    def _look_ahead(self, entries: Sequence[Any]) -> None:
+        """Whatever makes `_checked` of these entries faster."""
+
+    def _parsed(self, image_id: str) -> Any:
+        """The image's entry as it stands in the file."""
         if image_id in self._whole:
-            return self._checked(image_id, self._whole[image_id])
+            return self._whole[image_id]
         start, stop = self._places[self._rows[image_id]]
         data = self._map()
         line = data[start:stop]
         data.madvise(mmap.MADV_DONTNEED)  # else all that was ever read counts as this process's memory
-        return self._checked(image_id, plain_json.parse(line, f"{self.path}: {image_id}: damaged line"))
+        return plain_json.parse(line, f"{self.path}: {image_id}: damaged line")
 
     @abstractmethod
     def _checked(self, image_id: str, entry: Any) -> T:
         """The image's entry in the one form that the rest of the code expects; DataError where it is not one."""
+
+
+def read(images: Mapping[str, T], ids: Iterable[str]) -> Iterator[T]:
+    """`images[id]` of each id, in order; of a file as fast as it can be read (`ImageFile.read`)."""
+    return images.read(ids) if hasattr(images, "read") else map(images.__getitem__, ids)
 
 
 def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:

@@ -75,6 +75,12 @@ class MaskFile(_TaskFile[dict[str, dict]]):
 
     what = "masks file"
 
+    def _look_ahead(self, entries: Sequence[Any]) -> None:
+        objects = [entry for entry in entries if isinstance(entry, dict)]
+        vetted = iter(rle.vet(coded for entry in objects for coded in entry.values()))
+        for entry in objects:
+            entry.update(zip(entry, vetted))  # noqa: B905 (as many as the entry has)
+
     def _checked(self, image_id: str, entry: Any) -> dict[str, dict]:
         if not isinstance(entry, dict):
             raise DataError(f"{self.path}: {image_id}: {str(entry)[:60]!r} is not an object of tasks")

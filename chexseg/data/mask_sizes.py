@@ -17,12 +17,17 @@ def check_size(size: Any, where: str) -> tuple[int, int]:
     height, width = (_whole(n) for n in size)
     if height is None or width is None:
         raise DataError(f"{where}: size {str(size)[:60]!r} is not (height, width) in whole pixels")
-    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS):
+    if not is_size(height, width):
         raise DataError(
             f"{where}: {height} x {width} pixels cannot be an image's size: it has a pixel and at most "
             f"{MAX_PIXELS >> 20} million; correct the file"
         )
     return height, width
+
+
+def is_size(height: int, width: int) -> bool:
+    """Whether an image can have this size."""
+    return 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS
 
 
 def _whole(value: Any) -> int | None:

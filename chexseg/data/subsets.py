@@ -2,14 +2,14 @@
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from chexseg.data import mask_files, rle, task_counts
+from chexseg.data import leak_guard, mask_files, rle, task_counts
 from chexseg.data.chexpert import patient_of
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard, provenance, shards
+from chexseg.runtime import provenance, shards
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ def split(
     only_with_finding  leave out images whose masks are all empty
     """
     ids = sorted(source)
-    showing = [image_id for image_id in ids if rle.area(list(source[image_id].values())).any()]
+    entries = zip(ids, source.read(ids), strict=True)
+    showing = [image_id for image_id, entry in entries if rle.area(list(entry.values())).any()]
     what = "left out" if only_with_finding else "split like them"
     log.info(
         "%s: %d images show a finding; %d without one, %s", source.path, len(showing), len(ids) - len(showing), what
@@ -64,8 +65,14 @@ def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, record: d
     """Write the masks of some images of a masks JSON to another one, sealed with `provenance.describe`'s record. Whose
     patients made the source made the subset too."""
     leak_guard.inherit(path, [source.path])
-    mask_files.write(path, ((image_id, source[image_id]) for image_id in ids))
+    tasks: dict[str, None] = {}
+
+    def entries() -> Iterator[tuple[str, Mapping]]:
+        for image_id, entry in zip(ids, source.read(ids), strict=True):
+            tasks.update(dict.fromkeys(entry))
+            yield image_id, entry
+
+    mask_files.write(path, entries())
     shards.seal(path, record, provenance.fingerprint(record))
     written = mask_files.MaskFile(path)
-    tasks = list(dict.fromkeys(task for entry in written.values() for task in entry))
-    log.info("%s: %d images\n%s", path, len(ids), task_counts.summary(written, tasks))
+    log.info("%s: %d images\n%s", path, len(ids), task_counts.summary(written, list(tasks)))

@@ -5,19 +5,28 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from chexseg.data import rle
+from chexseg.data import json_lines, rle
 
 
 def count(entries: Iterable[Mapping[str, Mapping]], tasks: Sequence[str]) -> np.ndarray:
     """(T, 3) int64: images with a mask, with an empty mask, and without an entry of each task."""
     counts = np.zeros((len(tasks), 3), np.int64)
+    rows, images = {task: row for row, task in enumerate(tasks)}, 0
+    pending: list[tuple[int, Mapping]] = []
+
+    def add() -> None:
+        if pending:
+            columns = (rle.area([coded for _, coded in pending]) == 0).astype(np.int64)
+            np.add.at(counts, ([row for row, _ in pending], columns), 1)
+            pending.clear()
+
     for entry in entries:
-        known = [row for row, task in enumerate(tasks) if task in entry]
-        areas = rle.area([entry[tasks[row]] for row in known]) if known else np.zeros(0, np.int64)
-        counts[known, 0] += areas > 0
-        counts[known, 1] += areas == 0
-        counts[:, 2] += 1
-        counts[known, 2] -= 1
+        images += 1
+        pending += [(rows[task], coded) for task, coded in entry.items() if task in rows]
+        if len(pending) > 1000:  # many at once: numpy costs as much for one
+            add()
+    add()
+    counts[:, 2] = images - counts[:, 0] - counts[:, 1]
     return counts
 
 
@@ -32,4 +41,4 @@ def lines(counts: np.ndarray, tasks: Sequence[str]) -> list[str]:
 
 def summary(masks: Mapping[str, Mapping[str, Mapping]], tasks: Sequence[str]) -> str:
     """The lines of a masks file, as one text."""
-    return "\n".join(lines(count(masks.values(), tasks), tasks))
+    return "\n".join(lines(count(json_lines.read(masks, masks), tasks), tasks))

@@ -6,6 +6,7 @@ page. Series differ in marker and dash as well as in colour (Okabe and Ito 2008)
 
 import base64
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ def _styled(style: str) -> Iterator[Sequence[str]]:
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `path` with the suffixes .png and .pdf. The same figure gives the same bytes."""
     written: list[Path] = []
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # which tells of every table of a font that it drops
     for suffix, metadata in METADATA.items():
         target = path.with_name(f"{path.name}.{suffix}")
         with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(target) as temporary:
@@ -144,9 +146,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
+def quality(table: pd.DataFrame, *, label: str = "IoU with the expert", style: str = "light") -> Figure:
     """Quality of pseudo masks: a panel a gate, IoU of each task (rows) by source, with intervals; columns source, gate,
-    task, iou, lower, upper."""
+    task, iou, lower, upper. Without a gate there is one panel."""
     gates = table["gate"].fillna("").astype(str) if "gate" in table else pd.Series("", table.index)
     kinds, tasks, names = (list(dict.fromkeys(column)) for column in (gates, table["task"], table["source"]))
     with _styled(style) as colours:
@@ -164,7 +166,7 @@ def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
                 axes.plot(chosen["iou"], places, MARKERS[number % len(MARKERS)], color=colour, markersize=4.5,
                           linestyle="", label=name)  # fmt: skip
             axes.set_title(f"gate: {gate}" if gate else "")
-            axes.set_xlabel("IoU with the expert")
+            axes.set_xlabel(label)
             axes.grid(False, axis="y")
             for place in range(1, len(tasks)):
                 axes.axhline(place - 0.5, color=INK[style][2], linewidth=0.6)

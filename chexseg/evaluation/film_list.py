@@ -5,11 +5,11 @@ pooled score counts its pixels in the union, too: whoever has the list of all fi
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chexseg.data import csv_tables, rle
+from chexseg.data import csv_tables, json_lines, rle
 from chexseg.data.chexpert import listed_id
 from chexseg.evaluation.metrics import some
 
@@ -63,6 +63,12 @@ class Joined(Mapping[str, Masks]):
 
     def __getitem__(self, image: str) -> Masks:
         return self.more[image] if image in self.more else self.file[image]
+
+    def read(self, images: Iterable[str]) -> Iterator[Masks]:
+        """As `ImageFile.read`."""
+        images = list(images)
+        of_file = json_lines.read(self.file, [image for image in images if image not in self.more])
+        return (self.more[image] if image in self.more else next(of_file) for image in images)
 
     def __contains__(self, image: object) -> bool:
         return image in self.more or image in self.file

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chexseg.data.images import opened
 from chexseg.evaluation.figure import COLOURS, THEMES, grey, outlined
+from chexseg.runtime.files import replace
 
 BACKGROUND, TEXT, FAINT = THEMES["dark"]
 
@@ -49,11 +50,9 @@ def legend(shown: Sequence[str], tasks: Sequence[str], width: int) -> np.ndarray
 
 
 def save(path: Path, picture: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 as PNG, whole or not at all for whoever looks at the name; not flushed to disk."""
+    """Write (h, w, 3) uint8 as PNG (`files.replace`)."""
     data = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    replace(path, data)
 
 
 def contact_sheet(overlays: Mapping[str, tuple[Path, tuple[int, int]]], tasks: Sequence[str], total: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from chexseg.classifier import saliency_store, torch_cache
 from chexseg.errors import DataError
 from chexseg.runtime import plain_json, provenance
 
+SUFFIXES = (".ckpt", ".pth", ".pt", ".tar", ".safetensors")  # of files that are read because a manifest names them
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +44,8 @@ def classifier_of(run: Path) -> Path | None:
         manifest = plain_json.read(provenance.manifest_path(run / saliency_store.STORE), finite=False)
         path = Path(manifest["paths"]["ckpt_path"])
         known = manifest["inputs"].get(str(path))
-        return path if path.is_file() and provenance.file_fingerprint(path) == known else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        if path.suffix not in SUFFIXES or not path.is_file():
+            return None
+        return path if provenance.sha256(path) == known else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # an ensemble's names none
         return None

@@ -4,6 +4,7 @@ The original's displacement branch is left out: it shares no trainable weight wi
 a mask. The loss is `affinity.relation_loss`.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chexseg.classifier import checkpoints, models
+from chexseg.classifier import checkpoints, foreign, models, networks
 from chexseg.classifier.choices import ARCHITECTURES
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
+log = logging.getLogger(__name__)
 STRIDE, WIDTH, GROUPS, STAGES = 4, 32, 4, 5
 # What follows the stem and each stage, as names of a network's submodules, and the convolutions and poolings whose
 # stride becomes 1 so that the last stage stays at stride 16.
@@ -47,9 +49,9 @@ class Stages(nn.Module):
 
     def __init__(self, architecture: str):
         super().__init__()
-        self.family = models.family(architecture)
-        network: Any = models.build_network(architecture, 1)  # torch's types call its stages Tensor | Module
-        setattr(network, models.HEADS[self.family].split(".")[0], nn.Identity())
+        self.family = networks.family(architecture)
+        network: Any = networks.build_network(architecture, 1)  # torch's types call its stages Tensor | Module
+        setattr(network, networks.HEADS[self.family].split(".")[0], nn.Identity())
         if self.family == "resnet":
             for module in (m for m in network.layer4[0].modules() if isinstance(m, nn.Conv2d)):
                 module.stride = (1, 1)
@@ -130,7 +132,7 @@ def read_backbone(weights: Path, architecture: str | None = None) -> tuple[str, 
 
 def load_backbone(model: BoundaryNet, tensors: Mapping[str, Tensor], weights: Path) -> None:
     """Put classifier weights (torchvision's names, no head) into the backbone; all must be there and fit."""
-    models.load_exactly(model.backbone.get_submodule("network"), tensors, weights)
+    checkpoints.load_exactly(model.backbone.get_submodule("network"), tensors, weights)
 
 
 def save(path: Path, weights: Mapping[str, Tensor], spec: BoundarySpec, metrics: Mapping) -> None:
@@ -139,8 +141,33 @@ def save(path: Path, weights: Mapping[str, Tensor], spec: BoundarySpec, metrics:
 
 
 def load(path: Path) -> tuple[BoundaryNet, BoundarySpec]:
-    """A boundary network in eval mode from what `save` wrote. DataError where the file is another's, or damaged."""
-    weights, spec, _ = checkpoints.load_network(path, BoundarySpec)
+    """A boundary network in eval mode from what `save` or the original wrote. DataError where the file is another's, or
+    damaged."""
+    content = checkpoints.load_checkpoint(path)
+    if BoundarySpec.KEY not in content and _ORIGINAL in (found := checkpoints.state_dict(content, path)):
+        weights, spec = _from_original(found, path)
+    else:
+        weights, spec, _ = checkpoints.unpack_network(content, path, BoundarySpec)
     model = build(spec)
-    models.load_exactly(model, weights, path)
+    checkpoints.load_exactly(model, weights, path)
     return model.eval(), spec
+
+
+_ORIGINAL = "fc_edge6.weight"
+
+
+def _from_original(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], BoundarySpec]:
+    """IRN's and CheXseg's own network under our names. It registers its parts several times over; `resnet50` and
+    `fc_edge1` ... `fc_edge6` are what boundaries need."""
+    backbone = {k.removeprefix("resnet50."): v for k, v in tensors.items() if k.startswith("resnet50.")}
+    architecture = foreign.infer_architecture("resnet", backbone, path)
+    weights = {f"backbone.network.{key}": value for key, value in backbone.items()}
+    for number in range(1, STAGES + 1):
+        old, new = f"fc_edge{number}.", f"branches.{number - 1}."
+        weights |= {new + key.removeprefix(old): value for key, value in tensors.items() if key.startswith(old)}
+    old = _ORIGINAL.removesuffix("weight")
+    weights |= {f"boundary.{key.removeprefix(old)}": value for key, value in tensors.items() if key.startswith(old)}
+    unused = sorted({key.split(".")[0] for key in tensors if key.startswith(("fc_dp", "mean_shift"))})
+    if unused:
+        log.info("%s: not used, for boundaries do not need displacements: %s", path, ", ".join(unused))
+    return weights, BoundarySpec(architecture, normalisation="imagenet")

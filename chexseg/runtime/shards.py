@@ -165,7 +165,7 @@ def _problem(path: Path, expected: str) -> str | None:
             return "stale: made from other inputs, arguments or code"
         if recorded["sha256"] != provenance.sha256(path):
             return "damaged: its checksum differs"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "damaged: its checksum is unreadable"
     return None
 

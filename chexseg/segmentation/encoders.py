@@ -4,11 +4,11 @@ import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torchvision.models.resnet import BasicBlock
 
-from chexseg.classifier.models import narrow
+from chexseg.classifier.networks import narrow
 
 
 class NarrowResNetEncoder(ResNetEncoder):
-    """`models.resnet10w32` as an encoder."""
+    """`networks.resnet10w32` as an encoder."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

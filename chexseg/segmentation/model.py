@@ -17,6 +17,7 @@ from chexseg.classifier.choices import MAX_SIDE
 from chexseg.data.names import shown
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
+from chexseg.segmentation import foreign
 from chexseg.segmentation.choices import has_encoder_weights, is_imagenet
 
 
@@ -88,7 +89,7 @@ def load_encoder(model: nn.Module, spec: SegmentationSpec, weights: str, kind: s
     architecture, tensors = models.load_backbone(path, keys="encoder_q" if kind == "MoCoCXR" else "")
     if architecture != spec.encoder:
         raise DataError(f"{path}: holds a {architecture}, but --encoder is {spec.encoder}")
-    models.load_exactly(cast(nn.Module, model.encoder), tensors, path)
+    checkpoints.load_exactly(cast(nn.Module, model.encoder), tensors, path)
     return path
 
 
@@ -109,15 +110,21 @@ def save_model(path: Path, weights: Mapping[str, Tensor], spec: SegmentationSpec
 
 
 def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict[str, Any]]:
-    """A network of `save_model` in eval mode, its spec and the metrics of its epoch."""
-    weights, spec, metrics = checkpoints.load_network(path, SegmentationSpec)
+    """A network in eval mode, its spec and the metrics of its epoch: of `save_model`, or one that `foreign` knows."""
+    content = checkpoints.load_checkpoint(path)
+    metrics: dict[str, Any] = {}
+    if SegmentationSpec.KEY not in content and foreign.is_foreign(found := checkpoints.state_dict(content, path)):
+        weights = foreign.under_todays_names(found)
+        spec = checkpoints.read_spec(foreign.read_settings(path, len(weights[foreign.HEAD])), path, SegmentationSpec)
+    else:
+        weights, spec, metrics = checkpoints.unpack_network(content, path, SegmentationSpec)
     try:
         # As a shell without memory first: a small file may name a network of gigabytes.
         with torch.device("meta"), suppress(UsageError):
-            models.check_fit(build_model(spec), weights, path)
+            checkpoints.fitting(build_model(spec), weights, path)
         model = build_model(spec)
     except UsageError as error:
         raise DataError(f"{path}: {error}") from error
-    models.load_exactly(model, weights, path)
+    checkpoints.load_exactly(model, weights, path)
     checkpoints.metric(metrics, "thresholds", len(spec.tasks), path)
     return model.eval(), spec, metrics

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chexseg.runtime import distributed, plain_json, provenance
+from chexseg.runtime import distributed, provenance
 
 log = logging.getLogger(__name__)
 # Arguments that change neither weights nor the choice of the epoch.
@@ -84,11 +84,9 @@ class Run:
 
     def recorded(self) -> dict[str, Any]:
         """What the record's file holds; empty where there is none that can be read."""
-        try:
-            found = plain_json.read(self.record_path, finite=False) if self.record_path else {}
-        except (OSError, ValueError):
+        if self.record_path is None or not self.record_path.is_file():
             return {}
-        return found if isinstance(found, dict) else {}
+        return provenance.read_record(self.record_path)
 
     def recorded_argument(self, name: str) -> Any:
         """An argument of the run that wrote the record; None where there is none."""

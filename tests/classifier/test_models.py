@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from chexseg.classifier import models, plain_pickles, safe_loading
+from chexseg.classifier import checkpoints, models, networks, plain_pickles, safe_loading
 from chexseg.classifier.models import Classifier, ClassifierSpec
 from chexseg.errors import DataError, UsageError
 from chexseg.segmentation import encoders
@@ -165,13 +165,13 @@ def test_backbone_of_a_moco_checkpoint(tmp_path):
 
 
 def test_load_exactly_refuses_what_does_not_fit():
-    network = models.build_network("resnet10w32", 3)
+    network = networks.build_network("resnet10w32", 3)
     weights = network.state_dict()
     with pytest.raises(DataError, match="unexpected tensor 'rabbit'"):
-        models.load_exactly(network, weights | {"rabbit": torch.ones(1)}, "w.pth")
+        checkpoints.load_exactly(network, weights | {"rabbit": torch.ones(1)}, "w.pth")
     with pytest.raises(DataError, match=r"'fc.weight' is \(5, 256\), expected \(3, 256\)"):
-        models.load_exactly(network, weights | {"fc.weight": torch.ones(5, 256)}, "w.pth")
-    models.load_exactly(network, weights | {"fc.weight": torch.ones(5, 256)}, "w.pth", but_for=("fc",))
+        checkpoints.load_exactly(network, weights | {"fc.weight": torch.ones(5, 256)}, "w.pth")
+    checkpoints.load_exactly(network, weights | {"fc.weight": torch.ones(5, 256)}, "w.pth", but_for=("fc",))
 
 
 def test_imagenet_weights_that_are_not_there_are_named(tmp_path):
@@ -180,14 +180,14 @@ def test_imagenet_weights_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UsageError, match="resnet10w32 has no ImageNet weights"):
         models.pretrained_backbone("resnet10w32", tmp_path)
     with pytest.raises(UsageError, match="'alexnet' is not a supported classifier"):
-        models.build_network("alexnet", 1)
+        networks.build_network("alexnet", 1)
 
 
 def test_narrow_encoder_takes_the_narrow_classifiers_weights():
     encoder = encoders.smp.encoders.get_encoder("resnet10w32", weights=None)
-    network = models.build_network("resnet10w32", 3)
+    network = networks.build_network("resnet10w32", 3)
     weights = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
-    models.load_exactly(encoder, weights, "w.pth")
+    checkpoints.load_exactly(encoder, weights, "w.pth")
     with torch.no_grad():
         features = encoder.eval()(torch.randn(1, 3, 64, 64))
     assert [f.shape[1] for f in features] == [3, 32, 32, 64, 128, 256]

@@ -160,3 +160,34 @@ def test_polygon_agrees_with_pycocotools_up_to_the_outline(triangle):
 def test_bad_polygon_is_named(bad):
     with pytest.raises(DataError, match="^here: "):
         rle.from_polygons(bad, (4, 4), "here")
+
+
+def test_many_masks_looked_at_at_once_get_the_verdict_and_the_area_of_one(monkeypatch):
+    """Whole masks, damaged ones, and things that are no masks, in one row."""
+    rng, masks = np.random.default_rng(0), []
+    for number in range(600):
+        height, width = (int(n) for n in rng.integers(1, 40, 2))
+        [coded] = rle.encode((rng.random((1, height, width)) < rng.choice([0, 0.02, 0.5, 1])).astype(np.uint8))
+        counts = list(coded["counts"])
+        if number % 3 == 1:
+            counts[rng.integers(len(counts))] = chr(rng.integers(40, 120))
+        elif number % 3 == 2:
+            counts = counts[: rng.integers(len(counts) + 1)] + list("P" * rng.integers(9) + "0" * rng.integers(3))
+        masks.append({"size": coded["size"], "counts": "".join(counts)})
+    masks += [{"size": [2, 2], "counts": "\xe9"}, {"size": [2.0, 2], "counts": "4"}, {"size": [True, 4], "counts": "4"}]
+    masks += [{"size": [2, 2], "counts": [4]}, {"size": [0, 2], "counts": ""}, {"size": [2]}, None, "4"]
+    monkeypatch.setattr(rle, "_is_damaged", rle._is_damaged.__wrapped__)
+    found = rle.vet(masks)
+    whole = []
+    for mask, vetted in zip(masks, found, strict=True):
+        if not isinstance(vetted, rle.Vetted):
+            assert vetted is mask
+            if isinstance(mask, dict) and [type(n) for n in mask["size"]] == [int, int] and mask["counts"] != [4]:
+                with pytest.raises(DataError):
+                    rle.check(mask, "mask")
+            continue
+        assert rle.check(vetted, "mask") == rle.check(mask, "mask") == mask
+        assert vetted.area == rle.decode([mask]).sum()
+        whole.append(mask)
+    assert 200 < len(whole) < 500
+    assert rle.area(rle.vet(whole) + whole).tolist() == [int(rle.decode([m]).sum()) for m in whole] * 2

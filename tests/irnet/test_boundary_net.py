@@ -180,3 +180,56 @@ def test_a_backbone_with_a_hole_is_refused(tmp_path):
     tensors.pop("bn1.running_mean")
     with pytest.raises(DataError, match="bn1.running_mean"):
         boundary_net.load_backbone(network(), tensors, tmp_path / "classifier.ckpt")
+
+
+class OriginalNet(nn.Module):
+    """IRN's own network as CheXseg's training saves it: parts under several names, displacements, paths of its loss."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        network = torchvision.models.resnet50()
+        del network.fc
+        network.layer4[0].conv2.stride = network.layer4[0].downsample[0].stride = (1, 1)
+        self.resnet50 = network
+        self.stage1 = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        for number, channels in enumerate((64, 256, 512, 1024, 2048), 1):
+            edge = nn.Sequential(nn.Conv2d(channels, 32, 1, bias=False), nn.GroupNorm(4, 32))
+            dp = nn.Sequential(nn.Conv2d(channels, 8, 1, bias=False), nn.GroupNorm(8, 8))
+            setattr(self, f"fc_edge{number}", edge)
+            setattr(self, f"fc_dp{number}", dp)
+        self.fc_edge6 = nn.Conv2d(160, 1, 1)
+        self.backbone = nn.ModuleList([self.stage1, nn.Sequential(network.layer1)])
+        self.edge_layers = nn.ModuleList([self.fc_edge1, self.fc_edge6])
+        self.dp_layers = nn.ModuleList([self.fc_dp1])
+        self.mean_shift = nn.BatchNorm1d(2, affine=False)
+        self.register_buffer("path_indices0", torch.zeros(4, 1, 10, dtype=torch.int64))
+        self.register_buffer("disp_target", torch.zeros(1, 2, 4, 1))
+
+    def forward(self, images):
+        net, x = self.resnet50, self.stage1(images)
+        edges = [self.fc_edge1(x).relu()]
+        for number, (stage, factor) in enumerate(
+            ((net.layer1, 1), (net.layer2, 2), (net.layer3, 4), (net.layer4, 4)), 2
+        ):
+            x = stage(x)
+            edge = getattr(self, f"fc_edge{number}")(x)
+            edges.append(nn.functional.interpolate(edge, scale_factor=factor, mode="bilinear").relu())
+        return self.fc_edge6(torch.cat(edges, 1))
+
+
+@torch.no_grad()
+def test_the_originals_file_gives_its_boundaries_and_reports_its_displacements(tmp_path, caplog):
+    theirs, path = OriginalNet().eval(), tmp_path / "best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth"
+    torch.save(theirs.state_dict(), path)
+    with caplog.at_level("INFO"):
+        model, spec = boundary_net.load(path)
+    assert spec == BoundarySpec("resnet50")
+    images = torch.randn(1, 3, 64, 96)
+    assert_close(model(images), theirs(images), atol=1e-4, rtol=1e-4)
+    unused = "fc_dp1, fc_dp2, fc_dp3, fc_dp4, fc_dp5, mean_shift"
+    assert f"{path}: not used, for boundaries do not need displacements: {unused}" in caplog.text
+    weights = {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc_edge3")}
+    torch.save(weights, path)
+    with pytest.raises(DataError, match="no tensor 'branches.2.0.weight', no tensor 'branches.2.1.weight'"):
+        boundary_net.load(path)

@@ -134,5 +134,8 @@ def test_saved_model_comes_back_whole(tmp_path):
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(found(images), model.eval()(images))
     torch.save({"state_dict": model.state_dict()}, tmp_path / "bare.pth")
-    with pytest.raises(DataError, match="bare.pth: not a segmentation model"):
+    with pytest.raises(DataError, match="bare.pth: a segmentation network's weights alone"):
         load_model(tmp_path / "bare.pth")
+    torch.save({"state_dict": model.encoder.state_dict()}, tmp_path / "encoder.pth")
+    with pytest.raises(DataError, match="encoder.pth: not a segmentation model"):
+        load_model(tmp_path / "encoder.pth")
