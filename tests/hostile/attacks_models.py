@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import os
 import pickle
 import struct
@@ -101,6 +102,17 @@ def _containers(good: bytes, content: dict) -> Iterator[tuple[str, Any, str]]:
     yield "compressed", partial(_rezipped, good, zipfile.ZIP_DEFLATED, 1), REFUSED
     yield "entries twice", partial(_rezipped, good, zipfile.ZIP_STORED, 2), REFUSED
     yield "a bomb", _bomb(), REFUSED
+    one = {"conv1.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    for name, head, data in (
+        ("of another network", one, bytes(4)), ("cut", one, bytes(3)), ("too long", one, bytes(9)), ("no JSON", b"{[", b""),
+        ("huge shape", {"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}, bytes(4)), ("a list", b"{} []", b""),
+        ("overlapping", one | {"b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)), ("empty", {}, b""),
+        ("negative", {"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}, bytes(4)), ("deep", b'{"a":' * 90_000, b""),
+        ("an unknown kind", {"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+        ("kinds of 4 bits", {"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, bytes(4)),
+    ):  # fmt: skip
+        yield f"safetensors, {name}", safetensors(head, data), REFUSED
+    yield "safetensors, a head of 2^60", struct.pack("<Q", 2**60) + b"{}", REFUSED
     program = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 1)), program)
     yield "TorchScript", program.getvalue(), REFUSED
@@ -114,6 +126,11 @@ def _containers(good: bytes, content: dict) -> Iterator[tuple[str, Any, str]]:
             # What is neither run nor named as refused becomes a record that does nothing.
             yield f"{name}{'' if new else ', older format'}", change, EITHER
     yield "a namespace", saved(content | {"args": argparse.Namespace(a=Call(os.system, "touch ../ran"))}), EITHER
+
+
+def safetensors(head: dict | bytes, data: bytes) -> bytes:
+    text = head if isinstance(head, bytes) else json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + data
 
 
 def _rezipped(good: bytes, how: int, times: int, path: Path) -> None:

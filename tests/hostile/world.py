@@ -29,6 +29,7 @@ class Command:
 
     words: str
     outputs: tuple[str, ...] = ()
+    status: int = 0  # of a valid run
 
     def argv(self, folder: Path) -> list[str]:
         return [word.format(w=folder) for word in self.words.split()]
@@ -73,7 +74,7 @@ COMMANDS = {
     "to_hdf5": Command("IRNet/convert_to_hdf5.py --map_dir {w}/run --image_size 32", ("run/hdf5_files/train_set",)),
     "irnet": Command("IRNet/train_irnet.py --map_dir {w}/run --backbone_weights {w}/classifier.ckpt --num_epochs 1 "
                      "--batch_size 3 --radius 2"),
-    "irnet_auto": Command("IRNet/train_irnet.py --map_dir {w}/run --num_epochs 1 --batch_size 3 --radius 2"),
+    "irnet_auto": Command("IRNet/train_irnet.py --map_dir {w}/run --num_epochs 1 --batch_size 3 --radius 2", status=1),
     "train": Command("segmentation_train.py --save_dir {w}/trials --experiment_name one --train_masks_path {w}/truth.json "
                      "--eval_masks_path {w}/truth.json --image_size 32 --batch_size 3 --num_epochs 1 --encoder resnet10w32 "
                      "--decoder_channels 16 --semi_supervised False --weighted False", ("trials/one/thresholds.txt",)),
