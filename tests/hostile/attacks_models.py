@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ def saved(content: Any, new: bool = True) -> bytes:
     return file.getvalue()
 
 
+def stored(content: Any, new: bool = True) -> Callable[[Path], None]:
+    """The same, written when its turn comes."""
+    return lambda path: put(path, saved(content, new))
+
+
 def loaded(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
@@ -122,10 +127,10 @@ def _containers(good: bytes, content: dict) -> Iterator[tuple[str, Any, str]]:
     yield "HDF5", b"\x89HDF\r\n\x1a\n" + bytes(2000), REFUSED
     for name, call in calls().items():
         for new in (True, False):
-            change = saved(content | {"extra": call}, new)
+            change = stored(content | {"extra": call}, new)
             # What is neither run nor named as refused becomes a record that does nothing.
             yield f"{name}{'' if new else ', older format'}", change, EITHER
-    yield "a namespace", saved(content | {"args": argparse.Namespace(a=Call(os.system, "touch ../ran"))}), EITHER
+    yield "a namespace", stored(content | {"args": argparse.Namespace(a=Call(os.system, "touch ../ran"))}), EITHER
 
 
 def safetensors(head: dict | bytes, data: bytes) -> bytes:
@@ -155,43 +160,47 @@ def _bomb() -> bytes:
 def _contents(content: dict) -> Iterator[tuple[str, Any, str]]:
     weights = content["state_dict"]
     first = next(iter(weights))
-    yield "a list", saved([weights]), REFUSED
-    yield "empty", saved({}), REFUSED
-    yield "no weights", saved(content | {"state_dict": {}}), REFUSED
-    yield "weights as list", saved(content | {"state_dict": list(weights.values())}), REFUSED
-    yield "a tensor missing", saved(content | {"state_dict": {k: v for k, v in weights.items() if k != first}}), REFUSED
-    yield "a tensor more", saved(content | {"state_dict": dict(weights) | {"evil": torch.ones(2)}}), REFUSED
-    yield "another shape", saved(content | {"state_dict": dict(weights) | {first: torch.ones(2, 2)}}), REFUSED
+    yield "a list", stored([weights]), REFUSED
+    yield "empty", stored({}), REFUSED
+    yield "no weights", stored(content | {"state_dict": {}}), REFUSED
+    yield "weights as list", stored(content | {"state_dict": list(weights.values())}), REFUSED
     yield (
-        "a number repeated",
-        saved(content | {"state_dict": dict(weights) | {first: torch.zeros(1).expand(10**11)}}),
+        "a tensor missing",
+        stored(content | {"state_dict": {k: v for k, v in weights.items() if k != first}}),
         REFUSED,
     )
-    yield "texts for tensors", saved(content | {"state_dict": dict.fromkeys(weights, "x")}), REFUSED
+    yield "a tensor more", stored(content | {"state_dict": dict(weights) | {"evil": torch.ones(2)}}), REFUSED
+    yield "another shape", stored(content | {"state_dict": dict(weights) | {first: torch.ones(2, 2)}}), REFUSED
+    yield (
+        "a number repeated",
+        stored(content | {"state_dict": dict(weights) | {first: torch.zeros(1).expand(10**11)}}),
+        REFUSED,
+    )
+    yield "texts for tensors", stored(content | {"state_dict": dict.fromkeys(weights, "x")}), REFUSED
     sparse = torch.sparse_coo_tensor(torch.tensor([[0], [0]]), torch.ones(1), (10**6, 10**6))
-    yield "a sparse tensor", saved(content | {"state_dict": dict(weights) | {first: sparse}}), REFUSED
-    yield "a meta tensor", saved(content | {"more": torch.empty(10**6, 10**6, device="meta")}), REFUSED
+    yield "a sparse tensor", stored(content | {"state_dict": dict(weights) | {first: sparse}}), REFUSED
+    yield "a meta tensor", stored(content | {"more": torch.empty(10**6, 10**6, device="meta")}), REFUSED
     quantised = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
-    yield "a quantised tensor", saved(content | {"more": quantised}), REFUSED
+    yield "a quantised tensor", stored(content | {"more": quantised}), REFUSED
     deep: Any = []
     for _ in range(250):
         deep = [deep]
-    yield "deep lists", saved(content | {"more": deep}), REFUSED
+    yield "deep lists", stored(content | {"more": deep}), REFUSED
 
 
 def _specs(kind: str, content: dict, key: str) -> Iterator[tuple[str, Any, str]]:
     def changed(**values):
-        return saved(content | {key: dict(content[key]) | values})
+        return stored(content | {key: dict(content[key]) | values})
 
-    yield "no spec", saved({k: v for k, v in content.items() if k != key}), SAFE if kind == "classifier" else REFUSED
-    yield "spec a list", saved(content | {key: [1]}), SAFE if kind == "classifier" else REFUSED
+    yield "no spec", stored({k: v for k, v in content.items() if k != key}), SAFE if kind == "classifier" else REFUSED
+    yield "spec a list", stored(content | {key: [1]}), SAFE if kind == "classifier" else REFUSED
     yield "an unknown field", changed(evil=1), REFUSED
-    yield "a field of bytes", saved(content | {key: dict(content[key]) | {b"x": 1}}), REFUSED
+    yield "a field of bytes", stored(content | {key: dict(content[key]) | {b"x": 1}}), REFUSED
     for field in content[key]:
         for value in (None, -1, 10**30, float("nan"), [1], {"a": 1}, "", "\x1b[31m", b"x", torch.ones(2)):
             if not (value is None and field == "decoder_channels"):
                 yield f"{field} = {str(value)[:12]!r}", changed(**{field: value}), REFUSED
-        yield f"{field} missing", saved(content | {key: {k: v for k, v in content[key].items() if k != field}}), SAFE
+        yield f"{field} missing", stored(content | {key: {k: v for k, v in content[key].items() if k != field}}), SAFE
     for name in ("tu-hf-hub:evil/model", "tu-local-dir:/etc", "tu-hf_hub:timm/resnet18", "http://localhost:9/x", "../../x",
                  "tu-resnet18/../x", "timm-hf-hub:x/y", "/etc/passwd", "tu-vit_giant_patch14_dinov2", "mit_b5", "resnet152",
                  "tu-nothing", "a" * 10_000, "tu-", "resnet18\0"):  # fmt: skip
@@ -215,7 +224,7 @@ def _specs(kind: str, content: dict, key: str) -> Iterator[tuple[str, Any, str]]
             "texts": ["a", "b"],
             "a tensor": torch.ones(2),
         }.items():
-            yield f"metrics' thresholds {name}", saved(content | {"metrics": {"thresholds": values}}), REFUSED
+            yield f"metrics' thresholds {name}", stored(content | {"metrics": {"thresholds": values}}), REFUSED
 
 
 def pickles(world: Path) -> Iterator[Case]:

@@ -106,7 +106,8 @@ def _child(command, folder, environment, memory, log, notes) -> None:
 
 
 def _prepare() -> None:
-    """What a forked child of pytest needs: one thread, no handlers of pytest's logging, a lock of its own for tqdm."""
+    """What a forked child of pytest needs: one thread, no handlers of pytest's, a lock of its own for tqdm."""
+    import faulthandler
     import logging
 
     import cv2
@@ -116,6 +117,7 @@ def _prepare() -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    faulthandler.disable()
     logging.root.handlers.clear()
     logging.root.setLevel(logging.WARNING)
     tqdm.set_lock(threading.RLock())

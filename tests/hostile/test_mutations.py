@@ -76,7 +76,7 @@ VALUES = {
 }
 
 
-@examples(12)
+@examples(6)
 @given(file=st.sampled_from(FILES), **VALUES)
 def test_a_changed_byte_of_some_file(world, valid, tmp_path, file, how, place, byte):
     check(world, valid, tmp_path, file, how, place, byte)
