@@ -32,14 +32,17 @@ ALL = (
     attacks_records.trainings,
 )
 pytestmark = pytest.mark.filterwarnings("ignore")
+USUAL = cases.Valid({}, 400 << 20)
 QUICK = 6  # inputs more than one of every kind
 
 
-def faults_of(chosen, world, valid, tmp_path) -> list[str]:
+def faults_of(chosen, world, valid, tmp_path, quick=False) -> list[str]:
     found = []
     for number, case in enumerate(chosen):
         folder = tmp_path / str(number) / "world"
-        found += [f"{case}: {fault}" for fault in cases.attack(case, world, folder, valid(case.command))]
+        # Of a file that is refused the valid run says nothing but how much memory it takes.
+        known = USUAL if quick and case.verdict == cases.REFUSED else valid(case.command)
+        found += [f"{case}: {fault}" for fault in cases.attack(case, world, folder, known)]
         shutil.rmtree(folder.parent)
     return found
 
@@ -49,10 +52,11 @@ def test_some_of_every_kind(world, valid, tmp_path):
     kinds: dict[str, list[cases.Case]] = {}
     for case in listed:
         kinds.setdefault(case.kind, []).append(case)
-    chosen = [of_kind[len(of_kind) // 3] for of_kind in kinds.values()]
+    refused = {kind: [case for case in of if case.verdict == cases.REFUSED] or of for kind, of in kinds.items()}
+    chosen = [of_kind[len(of_kind) // 3] for of_kind in refused.values()]
     chosen += listed[:: -(-len(listed) // QUICK)]
     assert len(listed) >= 600 and len(kinds) >= 20
-    assert faults_of(chosen, world, valid, tmp_path) == []
+    assert faults_of(chosen, world, valid, tmp_path, quick=True) == []
 
 
 @pytest.mark.soak
