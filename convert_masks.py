@@ -18,9 +18,10 @@ import logging
 from pathlib import Path
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.data.mask_formats import FORMATS
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli, leak_guard
+from chexseg.runtime import cli
 
 log = logging.getLogger(__name__)
 

@@ -68,7 +68,8 @@ def run_folder(words: Sequence[str] | None) -> Path:
 
 
 def main(args: argparse.Namespace) -> None:
-    from chexseg.data import chexpert
+    from chexseg.classifier.saliency_store import STORE
+    from chexseg.data import chexpert, leak_guard
     from chexseg.irnet import gates, source_choice, stages
     from chexseg.irnet.films import OtherFilms, TrainFilms
 
@@ -123,6 +124,8 @@ def main(args: argparse.Namespace) -> None:
         precision=args.precision,
         num_workers=args.num_workers,
     )
+    for kind, sources in (("cams", [run / STORE]), ("irnet", [run / STORE, weights])):
+        leak_guard.inherit(run / f"pseudo_seg_labels_encoded_{kind}.json", sources)
     for kind, process, record in (("cams", cams, of_cams), ("irnet", walk, of_walk)):
         stages.build_masks(
             run / f"pseudo_seg_labels_encoded_{kind}.json",

@@ -5,23 +5,34 @@
 #   bash reproduce.sh tiny       the same on 64-pixel phantoms, in about a minute
 #   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name, after doctor.py
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
+#   bash reproduce.sh tables     then the paper's other tables too, three seeds of each network; of the preset that is named
+#                                beside it. --only TABLE, --seeds, --encoder_weights, --style: see paper_tables.py --help
 #   --workspace DIR              everything under DIR instead of ./workspace
 #   --seed N                     another phantom than the default one, in a folder seed_N of its own
 #   --processes N                heavy stages under torchrun in N processes, one for each GPU (fewer, where batches are small)
 #
 # Killed and run again, it goes on where it was. PYTHON=/path/to/python uses that interpreter and installs nothing.
 set -euo pipefail
+if ((BASH_VERSINFO[0] < 4)); then
+  echo "reproduce.sh: error: bash $BASH_VERSION is older than 4 (macOS: brew install bash)" >&2
+  exit 2
+fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-preset=default workspace= processes=1 seed=
+preset=default workspace= processes=1 seed= tables=() words=() # the last two: for paper_tables.py
 while [ $# -gt 0 ]; do
   case $1 in
     default | tiny | paper) preset=$1 ;;
+    tables) tables+=(--style light) ;;
+    --only | --seeds | --budgets | --encoder_weights | --style)
+      option=$1
+      while [ $# -gt 1 ] && [[ "$2" != --* ]]; do words+=("$2"); shift; done
+      tables+=("$option" "${words[@]}") words=() ;;
     --workspace) workspace=${2:?--workspace needs a folder}; shift ;;
     --workspace=*) workspace=${1#*=} ;;
     --seed) seed=${2:?--seed needs a number}; shift ;;
     --processes) processes=${2:?--processes needs a number}; shift ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
   esac
   shift
@@ -45,31 +56,32 @@ cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1) # the seco
 workers=$((cores > 1 ? 2 : 0)) readers=
 # ---- Settings -------------------------------------------------------------------------------------------------------
 # All networks but the weak ones see the same number of images: epochs x --epoch_len, over teacher and student together.
+# Of few validation images the best epoch is a matter of luck: with one cycle of the learning rate the last one is kept.
 # `size` is the classifier's and the maps', `side` the segmentation networks'.
 case $preset in
   tiny)
     phantom="--preset tiny" size=64 side=64 network=resnet10w32 encoder=resnet10w32 expert=10
     classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last"
     maps= irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
-    common="--lr 1e-3 --one_cycle --augment" decoder="--decoder_channels 64"
+    common="--lr 1e-3 --one_cycle --augment --keep_epoch last" decoder="--decoder_channels 64"
     weak="--num_epochs 2" epochs="--num_epochs 4 --epoch_len 20" # 80 draws
     teacher="--num_epochs 2 --epoch_len 20" student="--num_epochs 2 --epoch_len 20" ;;
   default)
-    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=112 expert=60
+    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=96 expert=60
     network=resnet10w32 encoder=resnet10w32
     classifier="--num_epochs 14 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last --output_stride 16"
     maps="--map_scales 1 1.5 --map_mirror True"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
-    common="--lr 2e-3 --one_cycle --augment" decoder="--decoder_channels 128"
-    weak="--num_epochs 1" epochs="--num_epochs 9 --epoch_len 640" # 5760 draws
-    teacher="--num_epochs 6 --epoch_len 480" student="--num_epochs 6 --epoch_len 480" ;;
+    common="--lr 2e-3 --one_cycle --augment --keep_epoch last" decoder="--decoder_channels 64"
+    weak="--num_epochs 1" epochs="--num_epochs 14 --epoch_len 640" # 8960 draws
+    teacher="--num_epochs 7 --epoch_len 640" student="--num_epochs 7 --epoch_len 640 --lr 1e-3" ;;
   paper)
     phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
     maps= irnet="--num_epochs 5" pseudo= subset=100
     common="--lr 1e-4" decoder= weak="--num_epochs 20"
     epochs="--num_epochs 20 --epoch_len 247 --valid_common_pathologies True" # 4940 draws: 20 epochs of 147 + 100 images
-    teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247"
+    teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True"
     workers=$cores readers="--num_workers $workers" ;;
 esac
 
@@ -215,7 +227,8 @@ expert_masks() {
     --rest_path "$rest"
 }
 
-# 6. A network by NAME and its options. Epoch and thresholds are chosen on the experts' validation images.
+# 6. A network by NAME and its options. Thresholds, and with the paper's settings the epoch, are chosen on the experts'
+# validation images.
 train() {
   step "train_$1" "$here/segmentation_train.py" --save_dir "$trials" --experiment_name "$1" --eval_masks_path "$rest" \
     --architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --encoder_weights "$ckpt" \
@@ -300,3 +313,20 @@ echo
 cat "$report/table.md"
 awk -F, 'NR > 1 {s += $2} END {printf "\nAll stages, one after the other: %d min %02d s. ", s / 60, s % 60}' "$report/timings.csv"
 echo "Report: $report/index.html, table.md, table.csv, quality.csv, paired.csv, timings.csv, sheet.png"
+[ ${#tables[@]} -gt 0 ] || exit 0
+
+# 8. The paper's other tables. Their networks are listed in chexseg/segmentation/experiments.py.
+tables=("$here/paper_tables.py" --output_dir "$workspace/tables" --trials "$trials" --map_dir "$run" --ckpt_path "$ckpt"
+  --expert $expert --subset $subset --network="$common $readers" --shape="--encoder $encoder --image_size $side $decoder"
+  --draws="$epochs" --teacher="$teacher" --student="$student" --readers="$readers"
+  --timings "$workspace/tables/timings.csv" "$report/timings.csv" "${tables[@]}")
+report=$workspace/tables steps=$workspace/tables/.steps
+mkdir -p "$steps"
+rm -f "$steps"/{failed,*.done}
+"$PYTHON" "${tables[@]}" --plan "$steps/plan"
+lane_1() { source "$steps/plan/$phase.1"; }
+lane_2() { source "$steps/plan/$phase.2"; }
+for phase in prepare networks students tests; do
+  lanes lane_1 lane_2
+done
+step paper_tables "${tables[@]}"

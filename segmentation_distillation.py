@@ -56,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_boolean(parser, "--from_teacher", help="the student starts from the first teacher's weights")
     add("--loss", choices=LOSSES, default="dice", help="dice: the paper's; bce_dice: better for rare and unknown masks")
     cli.add_boolean(parser, "--augment", help="turn, zoom, shift and relight training images slightly")
+    text = "choose the epoch by the four common tasks, with thresholds from the experts' training films"
+    cli.add_boolean(parser, "--valid_common_pathologies", help=text)
     RunOptions.add_to(parser, num_epochs=20, batch_size=8, lr=1e-4, one_cycle=True)
     return parser
 
@@ -66,6 +68,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--expert_sizes and --floor are about findings that a label states: they need --gate labels")
     if args.expert_sizes and not 0 <= args.expert_sizes[0] <= args.expert_sizes[1] <= 100:
         raise UsageError(f"--expert_sizes {args.expert_sizes}: expected two percentiles, the lower one first")
+    if args.expert_sizes and args.targets == "logits":
+        raise UsageError("--expert_sizes is about the sizes of masks: it needs --targets masks")
     if args.targets == "logits" and args.gate == "labels" and args.paste:
         raise UsageError("--paste with --gate labels needs --targets masks: a label does not know of what was pasted")
     if args.from_teacher and args.encoder_weights:
@@ -78,12 +82,12 @@ def main(args: argparse.Namespace) -> None:
         if not path.is_file():
             raise UsageError(f"{path}: no such network; train a teacher with segmentation_train.py")
 
-    from chexseg.data import chexpert
+    from chexseg.data import chexpert, label_files
     from chexseg.segmentation import rounds
 
     data = constants.data_dir()
     csv = args.labels_path or chexpert.split_csv(data, "train")
-    frame = chexpert.frontal(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES))
+    frame = label_files.of_views(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES))
     films = rounds.Films(
         data_dir=data,
         cache_dir=constants.cache_dir(),
@@ -104,6 +108,7 @@ def main(args: argparse.Namespace) -> None:
         paste=args.paste,
         loss=args.loss,
         augment=args.augment,
+        common=constants.COMMON_TASKS if args.valid_common_pathologies else (),
     )
     start = rounds.Start(args.encoder_weights, args.encoder_weights_type, args.from_teacher)
     folder, teachers = args.save_dir / args.experiment_name, list(args.teacher_path)

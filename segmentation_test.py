@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import cli, distributed, leak_guard, provenance
+from chexseg.runtime import cli, distributed, provenance
 from chexseg.training.options import PRECISIONS
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
 # What these say is in the inputs' content, or decides no mask.
-PATHS = ("model_path", "test_masks_path", "output_path", "thresholds_path", "gate_predictions", "gate_cutoffs")
-PATHS += ("all_images", "allow_leak")
+PATHS = "model_path test_masks_path output_path thresholds_path gate_predictions gate_cutoffs".split()
+PATHS += "all_images allow_leak image_dir oracle".split()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,15 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="best_model.pth of segmentation_train.py; several are tested one after the other",
     )
     add("--output_path", type=Path, nargs="+", required=True, metavar="JSON", help="masks JSON to write, one a model")
-    add(
-        "--test_masks_path",
-        type=Path,
-        help="masks JSON of the test set [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]",
-    )
+    add("--test_masks_path", type=Path, help="masks JSON [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]")
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--image_dir", type=Path, help="any folder of images, whose ids are their paths [$CHEXPERT_DATA_DIR]")
     add("--all_images", type=Path, metavar="CSV", help="label file of the whole set: predict and score all its films")
+    cli.add_boolean(parser, "--oracle", help="also <output>_oracle.csv: positives, best threshold; an upper bound")
     add("--gate_predictions", type=Path, metavar="CSV", help="the classifier's predictions.csv of these films")
     add("--gate_cutoffs", type=Path, metavar="CSV", help="of tune_thresholds.py: empty masks below these probabilities")
     leak_guard.add_option(parser)
@@ -110,13 +109,15 @@ def main(args: argparse.Namespace) -> None:
             raise DataError(f"{path}: no such network; train one with segmentation_train.py")
     truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
     films = read_list(args.all_images, constants.ALIASES) if args.all_images else None
-    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted({*truth, *(films or ())})}
+    paths = {
+        name: locate(args.image_dir or constants.data_dir(), name, SPLITS) for name in sorted({*truth, *(films or ())})
+    }
     options = {key: value for key, value in vars(args).items() if key not in PATHS}
     for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
         if len(args.model_path) > 1 and distributed.is_main():
             print(f"== {model_path}")
         thresholds_path = args.thresholds_path or model_path.parent / "thresholds.txt"
-        sources = [model_path, thresholds_path, args.gate_cutoffs]
+        sources = [model_path, thresholds_path, args.gate_cutoffs, args.gate_predictions]
         leaks = leak_guard.check(sources, {patient_of(name) for name in paths}, allow=args.allow_leak)
         leak_guard.inherit(output_path, sources)
         inputs = [model_path, thresholds_path, truth.path, *(gate.inputs if gate else ())]
@@ -135,6 +136,12 @@ def main(args: argparse.Namespace) -> None:
         )
         if distributed.is_main():
             report(MaskFile(output_path), truth, films)
+            if args.oracle:
+                from chexseg.segmentation import upper_bound
+
+                work = {name: getattr(args, name) for name in ("device", "batch_size", "precision", "num_workers")}
+                bound = upper_bound.ious(model_path, truth, paths, **work)
+                print(upper_bound.write(output_path.with_name(f"{output_path.stem}_oracle.csv"), truth, *bound, leaks))
             print("".join(f"LEAK, no test: {leak}\n" for leak in leaks), end="")
 
 

@@ -139,7 +139,7 @@ def main(args: argparse.Namespace) -> None:
     elif args.epoch_len:
         order = draws.mixed(n_strong + n_weak, 0, strong_weight=1.0, **epoch)
     dataset = SegmentationSet([*strong, *weak], augment=args.augment)
-    sources = [path for masks in files for path, _ in masks]
+    sources = [*(path for masks in files for path, _ in masks), *([source] if source else [])]
     more = {"folder": folder, "order": order, "loss": args.loss, "common": common, "sources": sources}
     trainer = SegmentationTrainer(model.to(device), spec, dataset, SegmentationSet(evaluation), options=options, **more)
     trainer.say_counts()

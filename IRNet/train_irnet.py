@@ -77,6 +77,8 @@ def main(args: argparse.Namespace) -> None:
             if weights and run.with_inputs([train_set.path, labels.path, weights]).finished_before():
                 return
 
+    from chexseg.classifier.saliency_store import STORE
+    from chexseg.data import leak_guard
     from chexseg.irnet import boundary_net
     from chexseg.irnet.dataset import RelationSet
     from chexseg.irnet.training import BoundaryTrainer
@@ -98,6 +100,7 @@ def main(args: argparse.Namespace) -> None:
     record = provenance.describe(
         {**decided, "backbone": architecture}, [train_set.path, labels.path, weights], code=__file__
     )
+    leak_guard.inherit(best, [weights, map_dir / STORE])
     loop.fit(trainer, run.with_record(record, backbone_weights=str(weights)), options)
 
 

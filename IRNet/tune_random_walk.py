@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import constants
+from chexseg.data import leak_guard
 from chexseg.errors import DataError
 from chexseg.irnet import options
-from chexseg.runtime import cli, distributed, leak_guard, provenance, shards
+from chexseg.runtime import cli, distributed, provenance, shards
 from chexseg.training.options import PRECISIONS
 
 log = logging.getLogger(__name__)

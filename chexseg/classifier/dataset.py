@@ -12,8 +12,9 @@ from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import normalise, read_image, resize_square
 from chexseg.evaluation import metrics
 from chexseg.runtime import distributed
+from chexseg.runtime.workers import deaf_children
 from chexseg.training import draws
-from chexseg.training.loader import watch_parent
+from chexseg.training.loader import STOPS, start_worker
 
 
 class _Pixels(Dataset):
@@ -49,11 +50,13 @@ def read_batches(
         batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
-        worker_init_fn=watch_parent,
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if num_workers and torch.cuda.is_available() else None,
     )
-    for start, (pixels, sizes) in enumerate(loader):
+    with deaf_children(*(STOPS if num_workers else ())):
+        batches = iter(loader)
+    for start, (pixels, sizes) in enumerate(batches):
         yield names[start * batch_size : (start + 1) * batch_size], pixels, sizes
 
 

@@ -126,7 +126,7 @@ def classifier_and_maps(
     else:
         imagenet_weights(checks, encoder)
     name = f"{path.parent.name}_{path.name}"
-    others = [folder for folder in runs(base) if folder.parent.name == "train_cams"]
+    others = [folder for folder in runs(base) if folder.parent.name in ("train_cams", "train_cams_temp")]
     expected = base / "train_cams" / name
     if run is None:
         run = expected if expected in others or len(others) != 1 else others[0]

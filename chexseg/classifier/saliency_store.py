@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from chexseg.classifier.saliency_maps import Saliency, SaliencyMaps
 from chexseg.classifier.saliency_pickles import PickledMaps
 from chexseg.data.hdf5_files import Hdf5File, write_strings
+from chexseg.data.hdf5_output import create
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.shard_format import read_arrays, write_arrays
@@ -37,7 +37,7 @@ def open_maps(path: Path) -> SaliencyMaps:
     if store.is_file():
         return StoredMaps(store, folder=path.parent if path.is_file() else path)
     pickles = path / "cams" if (path / "cams").is_dir() else path
-    if not any(pickles.glob("*_map.pkl")):
+    if not any(pickles.rglob("*_map.pkl")):
         raise DataError(f"{store}: no saliency maps here; make them with test.py --save_cams True")
     return PickledMaps(pickles, folder=path)
 
@@ -105,7 +105,7 @@ class StoreShards:
         )
 
     def merge(self, parts: Sequence[Path], path: Path) -> None:
-        with h5py.File(path, "w") as file:
+        with create(path) as (file, check):
             file.attrs["tasks"], file.attrs["image_size"] = json.dumps(list(self.tasks)), self.image_size
             ids: list[bytes] = []
             for rows, shard in read_arrays(parts):
@@ -114,4 +114,5 @@ class StoreShards:
                         file.create_dataset(name, (self.count, *shard[name].shape[1:]), shard[name].dtype)
                     file[name][rows] = shard[name]
                 ids += shard["ids"].tolist()
+                check()
             write_strings(file, "ids", ids)

@@ -35,4 +35,4 @@ class TrainSetMaker:
         return provenance.stat_fingerprint(self._path(image_id))
 
     def _path(self, image_id: str) -> Path:
-        return chexpert.find_image(self.data_dir, image_id, "train")
+        return chexpert.locate(self.data_dir, image_id, ("train",))

@@ -24,6 +24,7 @@ from chexseg.data.mask_files import Masks
 from chexseg.data.mask_sizes import check_size, common_size
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
+from chexseg.runtime.files import writing
 
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 # SNOMED CT's codes as pydicom lists them; other tasks take a code of our own.
@@ -101,7 +102,8 @@ def write(
         omit_empty_frames=bool(pixels.any()),
         specific_character_set="ISO_IR 192",
     )
-    made.save_as(path)
+    with writing(path):
+        made.save_as(path)
 
 
 def _reference(source: Path | None, image_id: str, size: tuple[int, int], keep_patient: bool) -> Dataset:

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from chexseg.data.hdf5_output import create
 from chexseg.errors import DataError
 from chexseg.runtime.shard_format import read_arrays, write_arrays
 
@@ -97,7 +98,7 @@ class TrainShards:
         write_arrays(path, ids=np.array([i.encode() for i in ids]), images=np.stack(images), cams=np.stack(cams))
 
     def merge(self, parts: Sequence[Path], path: Path) -> None:
-        with h5py.File(path, "w") as file:
+        with create(path) as (file, check):
             file.attrs["tasks"] = json.dumps(list(self.tasks))
             ids: list[bytes] = []
             for rows, shard in read_arrays(parts):
@@ -108,6 +109,7 @@ class TrainShards:
                 for name, values in columns.items():
                     file[name][rows] = values
                 ids += shard["ids"].tolist()
+                check()
             write_strings(file, "cxr_base_names", ids)
 
 
@@ -124,7 +126,7 @@ class LabelShards:
         write_arrays(path, compress=True, labels=np.stack(records))
 
     def merge(self, parts: Sequence[Path], path: Path) -> None:
-        with h5py.File(path, "w") as file:
+        with create(path) as (file, check):
             file.attrs["tasks"] = json.dumps(list(self.tasks))
             labels = file.create_dataset(
                 "ir_labels",
@@ -139,3 +141,4 @@ class LabelShards:
                 for row, image in enumerate(shard["labels"], start=rows.start):
                     for task in np.flatnonzero((image != IGNORE).any((1, 2))):
                         labels[row, task] = image[task]
+                    check()

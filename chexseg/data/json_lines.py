@@ -12,8 +12,9 @@ import json
 import mmap
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from chexseg.errors import DataError
 from chexseg.runtime.files import atomic
 
 T = TypeVar("T")
+BLOCK = 64  # images that `read` looks at together
 
 
 def line(image_id: str, entry: Mapping) -> str:
@@ -107,21 +109,48 @@ class ImageFile(Mapping[str, T]):
         return image_id in self._rows or image_id in self._whole
 
     def __getitem__(self, image_id: str) -> T:
+        return self._checked(image_id, self._parsed(image_id))
+
+    def read(self, ids: Iterable[str]) -> Iterator[T]:
+        """The entries of many images, in the order of `ids`: what `self[id]` gives, in less time."""
+        rest = iter(ids)
+        while block := list(islice(rest, BLOCK)):
+            yield from self._read_block(block)
+
+    def _read_block(self, ids: Sequence[str]) -> Iterable[T]:
+        return map(self.__getitem__, ids)
+
+    def _lines(self, ids: Sequence[str]) -> list[bytes]:
+        """The entries as they stand in the file; empty ones of a file that has another layout than ours."""
+        if not self._rows:
+            return [b""] * len(ids)
+        data = self._map()
+        places = self._places[[self._rows[image_id] for image_id in ids]].tolist()
+        lines = [data[start:stop] for start, stop in places]
+        data.madvise(mmap.MADV_DONTNEED)
+        return lines
+
+    def _parsed(self, image_id: str) -> Any:
+        """The image's entry as it stands in the file."""
         if image_id in self._whole:
-            return self._checked(image_id, self._whole[image_id])
+            return self._whole[image_id]
         start, stop = self._places[self._rows[image_id]]
         data = self._map()
         line = data[start:stop]
         data.madvise(mmap.MADV_DONTNEED)  # else all that was ever read counts as this process's memory
         try:
-            entry = json.loads(line)
+            return json.loads(line)
         except ValueError as error:
             raise DataError(f"{self.path}: {image_id}: damaged line ({error}); make the file again") from error
-        return self._checked(image_id, entry)
 
     @abstractmethod
     def _checked(self, image_id: str, entry: Any) -> T:
         """The image's entry in the one form that the rest of the code expects; DataError where it is not one."""
+
+
+def read(images: Mapping[str, T], ids: Iterable[str]) -> Iterator[T]:
+    """`images[id]` of each id, in order; of a file as fast as it can be read (`ImageFile.read`)."""
+    return images.read(ids) if hasattr(images, "read") else map(images.__getitem__, ids)
 
 
 class _Twice(Exception):

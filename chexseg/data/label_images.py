@@ -16,6 +16,7 @@ from chexseg.data import image_folder, rle
 from chexseg.data.mask_files import Masks
 from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
+from chexseg.runtime.files import writing
 
 LAYOUTS = ("folders", "flat")
 # Four times as fast as OpenCV's own choice, and smaller: a mask is runs of one value.
@@ -28,10 +29,11 @@ def write(folder: Path, image_id: str, entry: Masks, layout: str = "folders") ->
     """The files of one image."""
     for task, mask in entry.items():
         path = folder / _place(image_id, task, layout)
-        path.parent.mkdir(exist_ok=True)
         pixels = rle.decode([mask])[0] * np.uint8(255)
         data = cv2.imencode(".png", pixels, _RUNS)[1]
-        path.write_bytes(data.tobytes())
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data.tobytes())
 
 
 def _place(image_id: str, task: str, layout: str) -> Path:

@@ -6,12 +6,14 @@ per-patient sums it gives every score of the replicate at once.
 
 Two things that a plain percentile bootstrap gets wrong where a task is rare are put right here, for both made intervals
 miss the truth (`tests/evaluation/test_coverage.py` measures it). A task that nobody in a replicate has keeps its
-measured score in that replicate's mean, for leaving it out lifts the mean of the others. And resampling a task of k
-patients shows too little of its spread (nothing at all for k = 1): `steadied` adds what is missing.
+measured score in that replicate's mean, for leaving it out lifts the mean of the others. And resampling a task of few
+patients shows a spread that is not theirs: nothing for one patient, too much for three or four, of whom a replicate may
+hold but one. `steadied` gives the replicates the spread that the patients tell of.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -24,35 +26,52 @@ PROTOCOLS = {
     "per_image": "CheXlocalize: mean of per-image IoU over true positives (both masks non-empty)",
     "per_image_all": "CheXlocalize: mean of per-image IoU, false positives and false negatives counting 0",
 }
-MAX_WEIGHTS = 1 << 23  # weights in double precision at once: 64 MB
-PRIOR_PATIENTS = 2.0  # what the other tasks' spread weighs in the spread of a rare one
+MAX_WEIGHTS = 1 << 21  # weights in double precision at once: 16 MB
+PRIOR_PATIENTS = 2.0  # what the other tasks' spread and score weigh in the spread of a rare one
+Z = 1.959964  # of a 95% interval
 
 
 class Resamples:
-    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself."""
+    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself. `whose`:
+    an image's patient where its id does not say it."""
 
-    def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17):
-        patients, self.patient_of_row = np.unique([patient_of(name) for name in images], return_inverse=True)
+    def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17, whose: Mapping | None = None):
+        names = [patient_of(name, whose) for name in images]
+        patients, self.patient_of_row = np.unique(names, return_inverse=True)
         generator = np.random.default_rng(seed)
-        self.weights = np.ones((num_replicates + 1, len(patients)), np.uint16)
-        for row in self.weights[1:]:
-            drawn = generator.integers(len(patients), size=len(patients))
-            row[:] = np.bincount(drawn, minlength=len(patients))
+        self._sums: dict[bytes, np.ndarray] = {}
+        self.weights = np.ones((num_replicates + 1, len(patients)), np.uint8)
+        for row in range(1, num_replicates + 1):
+            drawn = np.bincount(generator.integers(len(patients), size=len(patients)), minlength=len(patients))
+            if drawn.max(initial=0) > np.iinfo(self.weights.dtype).max:  # of 10^5 patients one is drawn 9 times or so
+                self.weights = self.weights.astype(np.uint16)
+            self.weights[row] = drawn
 
     def per_patient(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (patients, tasks): the sum over each patient's images."""
-        total = np.zeros((self.weights.shape[1], values.shape[1]))
-        np.add.at(total, self.patient_of_row, np.nan_to_num(values))
-        return total
+        number = self.weights.shape[1]
+        columns = [np.bincount(self.patient_of_row, column, number) for column in np.nan_to_num(values).T]
+        return np.stack(columns, 1) if columns else np.zeros((number, 0))
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """(images, tasks), NaN = leave out -> (1 + replicates, tasks): the sum over each replicate's images."""
+        """(images, tasks), NaN = leave out -> (1 + replicates, tasks): the sum over each replicate's images. Asked for
+        the same once more (many metrics share a denominator), it is not summed again: do not change it."""
+        values = np.ascontiguousarray(values)
+        key = hashlib.sha256(values.tobytes()).digest() + f"{values.dtype}{values.shape}".encode()
+        if key not in self._sums:
+            self._sums[key] = self._summed(values)
+        return self._sums[key]
+
+    def _summed(self, values: np.ndarray) -> np.ndarray:
         per_patient = self.per_patient(values)
         rows = max(1, MAX_WEIGHTS // self.weights.shape[1])
-        chunks = [
-            self.weights[i : i + rows].astype(np.float64) @ per_patient for i in range(0, len(self.weights), rows)
-        ]
-        return np.concatenate(chunks)
+        total = np.empty((len(self.weights), values.shape[1]))
+        buffer = np.empty((min(rows, len(self.weights)), self.weights.shape[1]))
+        for first in range(0, len(self.weights), rows):
+            some = self.weights[first : first + rows]
+            np.copyto(buffer[: len(some)], some)
+            total[first : first + rows] = buffer[: len(some)] @ per_patient
+        return total
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (1 + replicates, tasks) means; NaN where nothing is left."""
@@ -61,6 +80,85 @@ class Resamples:
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What each patient does to the scores, from which their variance follows (infinitesimal jackknife, Efron 1982).
+
+    of_patient  (patients, tasks) by how much a score, a ratio of sums, rises with the patient's weight, linearised
+    positive    (patients, tasks) who has the task; all others can but add false positives
+    share       (tasks,) of the score's denominator that comes from those who have it
+    """
+
+    of_patient: np.ndarray
+    positive: np.ndarray
+    share: np.ndarray
+
+    @classmethod
+    def of(cls, above: np.ndarray, below: np.ndarray, score: np.ndarray, positive: np.ndarray) -> "Influence":
+        """Of numerators and denominators (patients, tasks)."""
+        total = below.sum(0)
+        of_patient = _ratio(above - np.nan_to_num(score) * below, np.broadcast_to(total, below.shape))
+        share = _ratio(np.where(positive, below, 0).sum(0), total)
+        return cls(np.nan_to_num(of_patient), positive, np.nan_to_num(share, nan=1.0))
+
+    def less(self, other: "Influence", factor: float = 1.0) -> "Influence":
+        """Of this score less `factor` times another one."""
+        share = (self.share + other.share) / 2
+        return Influence(self.of_patient - factor * other.of_patient, self.positive & other.positive, share)
+
+    def variance(self, level: np.ndarray | None = None) -> "Variance":
+        """The variance of each score.
+
+        Patients who have a task differ from each other in how well it is found; of few that is a guess, moderated by
+        the other tasks' (Smyth 2004), as if PRIOR_PATIENTS more had theirs. What tasks have in common is the spread
+        beside what false positives dilute (`share`) and, of a score between 0 and 1 with the values `level` (tasks,),
+        the spread beside level (1 - level). The rest, how many have it and what false positives add, is known well.
+        """
+        k = self.positive.sum(0).astype(float)
+        mean = np.where(self.positive, self.of_patient, 0).sum(0) / np.maximum(k, 1)
+        freedom = np.maximum(k - 1, 0)
+        own = (np.where(self.positive, self.of_patient - mean, 0) ** 2).sum(0) * k * k / np.maximum(freedom, 1)
+        rest = np.where(self.positive, 0, self.of_patient**2).sum(0) + k * mean**2
+        scale = np.maximum(self.share, 1e-9) ** 2
+        if level is not None:
+            level = np.clip(level / np.maximum(self.share, 1e-9), 0, 1)
+            usual = level[k > 0].mean() if k.any() else 0.0
+            level = (k * level + PRIOR_PATIENTS * usual) / (k + PRIOR_PATIENTS)
+            scale = scale * level * (1 - level)
+        common = scale * (freedom * own).sum() / max((freedom * scale).sum(), 1e-300)
+        patients = freedom + PRIOR_PATIENTS
+        moderated = (freedom * own + PRIOR_PATIENTS * common) / patients / np.maximum(k, 1)
+        total = np.where(k > 0, moderated + rest, 0)
+        # Satterthwaite's degrees of freedom; of a mean over tasks only what each task itself tells is uncertain.
+        doubt, own_doubt = moderated**2 / patients, moderated**2 * freedom / patients**2
+        return Variance(total, doubt, own_doubt)
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Of each task's score (tasks,), with half the variance of that variance: all of it, and the task's own part."""
+
+    total: np.ndarray
+    doubt: np.ndarray
+    own_doubt: np.ndarray
+
+    def widths(self) -> np.ndarray:
+        """(tasks,) how much wider than a normal distribution's an interval of each task is."""
+        return _student(self.total**2 / np.maximum(self.doubt, 1e-300))
+
+    def width_of_mean(self, tasks: np.ndarray) -> float:
+        """The same of the mean over `tasks`, a Boolean for each."""
+        return float(_student(self.total[tasks].sum() ** 2 / np.maximum(self.own_doubt[tasks].sum(), 1e-300)))
+
+
+def _student(degrees: np.ndarray) -> np.ndarray:
+    """The 97.5% quantile of Student's t over that of a normal distribution, by its expansion in 1 / degrees
+    (Abramowitz & Stegun 26.7.5), within 3% from 2 degrees of freedom on."""
+    n = np.clip(degrees, PRIOR_PATIENTS, 1e6)
+    quantile = Z + (Z**3 + Z) / (4 * n) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * n**2)
+    return (quantile + (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * n**3)) / Z
 
 
 @dataclass
@@ -72,11 +170,17 @@ class Scores:
     values: np.ndarray
     n_images: np.ndarray  # (tasks + 1,) images that entered the score
     n_positive: np.ndarray  # (tasks + 1,) images with ground truth
-    n_patients: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (tasks,) patients whose truth is in the score
+    influence: Influence
+
+    @property
+    def n_patients(self) -> np.ndarray:
+        """(tasks,) patients whose truth is in the score."""
+        return self.influence.positive.sum(0)
 
     def steadied(self) -> np.ndarray:
         """`values` for intervals (see the function of this name)."""
-        return steadied(self.values[:, :-1], self.n_patients)
+        measured = np.nan_to_num(self.values[0, :-1])
+        return steadied(self.values[:, :-1], self.influence.variance(measured))
 
 
 def score(overlap: Overlap, resamples: Resamples, protocol: str, metric: str = "iou") -> Scores:
@@ -90,9 +194,7 @@ def score(overlap: Overlap, resamples: Resamples, protocol: str, metric: str = "
     never = np.nan if metric == "specificity" else 0
     if protocol == "pooled":
         numerator, denominator = overlap.parts(metric)
-        values = _ratio(resamples.sums(numerator), resamples.sums(denominator))
-        values[:, np.isnan(values[0])] = never
-        return _scores(values, ~np.isnan(overlap.truth), overlap, resamples)
+        return _scores(numerator, denominator, ~np.isnan(overlap.truth), overlap, resamples, never)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
     each = overlap.per_image(true_positives=protocol == "per_image", metric=metric)
@@ -104,13 +206,24 @@ def score_means(each: np.ndarray, overlap: Overlap, resamples: Resamples, *, nev
 
     never: the mean of a task that has no value in any image. A replicate that merely drew none has no mean.
     """
-    means = resamples.means(each)
-    means[:, np.isnan(means[0])] = never
-    return _scores(means, ~np.isnan(each), overlap, resamples)
+    entered = ~np.isnan(each)
+    return _scores(each, entered.astype(float), entered, overlap, resamples, never)
 
 
-def _scores(values: np.ndarray, entered: np.ndarray, overlap: Overlap, resamples: Resamples) -> Scores:
+def _scores(
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    entered: np.ndarray,
+    overlap: Overlap,
+    resamples: Resamples,
+    never: float,
+) -> Scores:
+    """Scores that are ratios of sums over images, of parts (images, tasks); `never`: where a denominator is 0."""
+    values = _ratio(resamples.sums(numerator), resamples.sums(denominator))
+    values[:, np.isnan(values[0])] = never
     positive = overlap.truth > 0
+    above, below = (resamples.per_patient(part) for part in (numerator, denominator))
+    influence = Influence.of(above, below, values[0], resamples.per_patient(positive & entered) > 0)
     values = np.where(resamples.sums(positive) > 0, values, np.nan)
     scored = positive.any(0)
     return Scores(
@@ -118,7 +231,7 @@ def _scores(values: np.ndarray, entered: np.ndarray, overlap: Overlap, resamples
         values=np.concatenate([values, _mean_over_tasks(values)[:, None]], 1),
         n_images=np.append(entered.sum(0), entered[:, scored].any(1).sum()),
         n_positive=np.append(positive.sum(0), positive.any(1).sum()),
-        n_patients=(resamples.per_patient(positive & entered) > 0).sum(0),
+        influence=influence,
     )
 
 
@@ -132,33 +245,30 @@ def _mean_over_tasks(values: np.ndarray) -> np.ndarray:
     return kept.mean(1)
 
 
-def steadied(values: np.ndarray, n_patients: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+def steadied(values: np.ndarray, variance: Variance, bounds: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
     """(1 + replicates, tasks) -> (1 + replicates, tasks + 1): replicates as wide as the patients' spread is, and their
-    mean.
+    mean over the tasks of row 0.
 
-    Of k patients with a task the bootstrap shows a variance of s^2 (k - 1) / k^2 where s^2 / k is meant; and s^2 of few
-    patients is itself a guess. So s^2 is moderated by the other tasks' (as if PRIOR_PATIENTS more patients had theirs),
-    and normal noise makes up the difference, the same for every method. With many patients nothing changes.
+    Where a task's replicates spread more than its `variance` they are drawn together about the measured score; where
+    less, normal noise adds what is lacking, the same for every method. Then all are widened, since the variance too is
+    a guess: a task's by its own degrees of freedom, the mean's by all tasks'. With many patients nothing changes.
     """
+    measured = values[0]
     noise = np.random.default_rng(0).standard_normal(values.shape)
-    k = np.asarray(n_patients, float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shown = np.nan_to_num(_variance(values[1:]))
-        spread = np.where(k > 1, shown * k * k / (k - 1), 0)
-        freedom = np.maximum(k - 1, 0)
-        common = (freedom * spread).sum() / max(freedom.sum(), 1)
-        moderated = (freedom * spread + PRIOR_PATIENTS * common) / (freedom + PRIOR_PATIENTS)
-        lacking = np.sqrt(np.nan_to_num(np.maximum(moderated / k - shown, 0), posinf=0))
-    wide = np.clip(values + noise * lacking, *bounds)
-    wide[0] = values[0]
-    return np.concatenate([wide, _mean_over_tasks(wide)[:, None]], 1)
-
-
-def _variance(replicates: np.ndarray) -> np.ndarray:
-    """(replicates, tasks) -> (tasks,), NaN left out and where nothing is left."""
-    number = (~np.isnan(replicates)).sum(0)
-    mean = np.nansum(replicates, 0) / number
-    return np.nansum((replicates - mean) ** 2, 0) / number
+    deviations = np.where(np.isnan(values), measured, values) - measured
+    shown = deviations[1:].var(0) if len(values) > 1 else np.zeros(len(measured))
+    tighter = np.sqrt(np.minimum(variance.total / np.maximum(shown, 1e-300), 1))
+    lacking = np.sqrt(np.maximum(variance.total - shown, 0))
+    deviations = deviations * tighter + noise * lacking
+    occurs = ~np.isnan(measured)
+    if occurs.any():
+        mean = deviations[:, occurs].mean(1) * variance.width_of_mean(occurs)
+        centre = np.append(measured, measured[occurs].mean())
+    else:
+        mean, centre = np.full(len(values), np.nan), np.append(measured, np.nan)
+    wide = np.concatenate([deviations * variance.widths(), mean[:, None]], 1)
+    wide[0] = 0
+    return np.clip(centre + wide, *bounds)
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
@@ -182,16 +292,39 @@ def table(scores: Scores, protocol: str) -> pd.DataFrame:
     return pd.DataFrame(columns | {"n_images": scores.n_images, "n_positive": scores.n_positive})
 
 
+def mean(each: Sequence[Scores]) -> Scores:
+    """The mean of scores of the same images, tasks and resamples: of one network's trainings, for example."""
+    first, influences = each[0], [scores.influence for scores in each]
+    of_patient, share = (np.mean([getattr(one, name) for one in influences], 0) for name in ("of_patient", "share"))
+    values = np.mean([scores.values for scores in each], 0)
+    return replace(first, values=values, influence=replace(first.influence, of_patient=of_patient, share=share))
+
+
 def difference(a: Scores, b: Scores) -> np.ndarray:
     """a - b in every replicate, (1 + replicates, tasks + 1), for `interval`."""
-    values = steadied((a.values - b.values)[:, :-1], np.minimum(a.n_patients, b.n_patients), (-1.0, 1.0))
+    variance = a.influence.less(b.influence).variance(_level(a, b))
+    values = steadied((a.values - b.values)[:, :-1], variance, (-1.0, 1.0))
     values[0] = a.values[0] - b.values[0]
     return values
 
 
 def ratio(a: Scores, b: Scores) -> np.ndarray:
-    """a / b in every replicate, (1 + replicates, tasks + 1); NaN where b is 0."""
-    return _ratio(a.values, b.values)
+    """a's mean over that of b in every replicate, (1 + replicates,), for `interval`; NaN where b is 0.
+
+    A / B is R + (A - R B) / B, with R the measured ratio: the difference is steadied like any other.
+    """
+    measured = float(_ratio(a.values[:1, -1], b.values[:1, -1])[0])
+    if np.isnan(measured):
+        return np.full(len(a.values), np.nan)
+    variance = a.influence.less(b.influence, measured).variance(_level(a, b))
+    apart = steadied((a.values - measured * b.values)[:, :-1], variance, (-np.inf, np.inf))[:, -1]
+    apart[0] = 0
+    return measured + _ratio(apart, b.steadied()[:, -1])
+
+
+def _level(a: Scores, b: Scores) -> np.ndarray:
+    """(tasks,) the measured scores of two methods, on average."""
+    return np.nan_to_num((a.values[0, :-1] + b.values[0, :-1]) / 2)
 
 
 def p_value(differences: np.ndarray) -> float:

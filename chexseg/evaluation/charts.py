@@ -6,6 +6,7 @@ page. Series differ in marker and dash as well as in colour (Okabe and Ito 2008)
 
 import base64
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ def _styled(style: str) -> Iterator[Sequence[str]]:
 def save(figure: Figure, path: Path) -> list[Path]:
     """Write `path` with the suffixes .png and .pdf. The same figure gives the same bytes."""
     written: list[Path] = []
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # which tells of every table of a font that it drops
     for suffix, metadata in METADATA.items():
         target = path.with_name(f"{path.name}.{suffix}")
         with matplotlib.rc_context({"pdf.fonttype": 42}), atomic(target) as temporary:
@@ -144,9 +146,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
+def quality(table: pd.DataFrame, *, label: str = "IoU with the expert", style: str = "light") -> Figure:
     """Quality of pseudo masks: a panel a gate, IoU of each task (rows) by source, with intervals; columns source, gate,
-    task, iou, lower, upper."""
+    task, iou, lower, upper. Without a gate there is one panel."""
     gates = table["gate"].fillna("").astype(str) if "gate" in table else pd.Series("", table.index)
     kinds, tasks, names = (list(dict.fromkeys(column)) for column in (gates, table["task"], table["source"]))
     with _styled(style) as colours:
@@ -164,7 +166,7 @@ def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
                 axes.plot(chosen["iou"], places, MARKERS[number % len(MARKERS)], color=colour, markersize=4.5,
                           linestyle="", label=name)  # fmt: skip
             axes.set_title(f"gate: {gate}" if gate else "")
-            axes.set_xlabel("IoU with the expert")
+            axes.set_xlabel(label)
             axes.grid(False, axis="y")
             for place in range(1, len(tasks)):
                 axes.axhline(place - 0.5, color=INK[style][2], linewidth=0.6)
@@ -173,6 +175,24 @@ def quality(table: pd.DataFrame, *, style: str = "light") -> Figure:
         panels[0].set_xlim(left=0)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(names), 5))
+    return figure
+
+
+def boxes(values: Mapping[str, np.ndarray], label: str, *, style: str = "light") -> Figure:
+    """A box plot a name: median, quartiles, whiskers of 1.5 times their distance, and every value as a dot."""
+    with _styled(style) as colours:
+        figure = Figure((7.2, 3.8))
+        axes = figure.subplots()
+        filled = {place: each for place, each in enumerate(values.values()) if len(each)}
+        if filled:
+            axes.boxplot(list(filled.values()), positions=list(filled), showfliers=False, widths=0.6)
+        for place, each in filled.items():
+            aside = np.linspace(-0.2, 0.2, len(each)) if len(each) > 1 else [0.0]
+            axes.plot(place + np.asarray(aside), each, "o", color=colours[0], markersize=2.5, alpha=0.5)
+        axes.set_xticks(range(len(values)), list(values), rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_xlim(-0.6, len(values) - 0.4)
+        axes.grid(False, axis="x")
+        axes.set_ylabel(label)
     return figure
 
 

@@ -4,15 +4,16 @@ A mask that a method draws on such a film is a false positive. CheXlocalize's pe
 pooled score counts its pixels in the union, too: whoever has the list of all films passes it, and both are honest.
 """
 
-import csv
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
-from chexseg.data import rle
+import pandas as pd
+
+from chexseg.data import json_lines, label_files, rle
 from chexseg.data.chexpert import image_id
-from chexseg.errors import DataError
 from chexseg.evaluation.metrics import some
 
 Masks = Mapping[str, Mapping]
@@ -24,25 +25,16 @@ class FilmList(dict[str, frozenset[str]]):
 
 
 def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
-    """The frontal films of a label file (column `Path`, and `Frontal/Lateral` where there is one), and their findings,
-    some of which may stand under another name (`aliases`)."""
+    """The frontal films of a label file of any data set (see `label_files`), and their findings, some of which may
+    stand under another name (`aliases`)."""
     aliases = aliases or {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if "Path" not in (rows.fieldnames or ()):
-                raise DataError(f"{path}: no column 'Path'; it has {', '.join(rows.fieldnames or ())}")
-            listed = [(image_id(row["Path"]), row) for row in rows if row["Path"]]
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such list of images") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
-    films = FilmList()
-    for film, row in listed:
-        view = row.get("Frontal/Lateral")
-        if view == "Frontal" if view else "lateral" not in film:
-            films[film] = frozenset(aliases.get(task, task) for task, value in row.items() if value in ("1", "1.0"))
-    return films
+    frame = label_files.read(path)
+    frame.index = pd.Index([image_id(text) for text in frame["Path"]], dtype=object)
+    frame = label_files.of_views(frame)
+    present = frame.apply(pd.to_numeric, errors="coerce") == 1
+    names = [aliases.get(str(name), str(name)) for name in frame.columns]
+    rows = zip(frame.index, present.to_numpy(), strict=True)
+    return FilmList({film: frozenset(compress(names, row)) for film, row in rows})
 
 
 def without_finding(
@@ -73,6 +65,12 @@ class Joined(Mapping[str, Masks]):
 
     def __getitem__(self, image: str) -> Masks:
         return self.more[image] if image in self.more else self.file[image]
+
+    def read(self, images: Iterable[str]) -> Iterator[Masks]:
+        """As `ImageFile.read`."""
+        images = list(images)
+        of_file = json_lines.read(self.file, [image for image in images if image not in self.more])
+        return (self.more[image] if image in self.more else next(of_file) for image in images)
 
     def __contains__(self, image: object) -> bool:
         return image in self.more or image in self.file

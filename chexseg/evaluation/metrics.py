@@ -12,8 +12,10 @@ import numpy as np
 from pycocotools import mask as coco
 
 from chexseg.data import rle
+from chexseg.data.json_lines import read
 from chexseg.errors import DataError
 
+PAIRS = 4096  # that are counted together: numpy costs as much for one
 # What is counted of a pair of masks, each a ratio of pixels. Specificity needs the image's size.
 METRICS = ("iou", "dice", "precision", "recall", "specificity")
 
@@ -103,24 +105,34 @@ def overlap(
     counts = np.full((5, len(images), len(tasks)), np.nan)
     unpredicted, unannotated = dict.fromkeys(tasks, 0), dict.fromkeys(tasks, 0)
     absent = [image for image in images if image not in predictions]
-    for row, image in enumerate(images):
-        if image not in predictions:
-            continue
-        ours, true = predictions[image], truth[image]
-        for task in tasks:
-            unannotated[task] += task not in true
-            unpredicted[task] += task in true and task not in ours
-        scored = set(true) if unknown_is_empty else set(true) & set(ours)
-        columns = [column for column, task in enumerate(tasks) if task in scored]
-        pairs = [(ours.get(tasks[c]), true[tasks[c]]) for c in columns]
-        for column, (our, their) in zip(columns, pairs, strict=True):
-            if our is not None and list(our["size"]) != list(their["size"]):
+    rows = [row for row, image in enumerate(images) if image in predictions]
+    names = [images[row] for row in rows]
+    pairs: list[tuple[Mapping | None, Mapping]] = []
+    places: list[tuple[int, int]] = []
+    for row, ours, true in zip(rows, read(predictions, names), read(truth, names), strict=True):
+        for column, task in enumerate(tasks):
+            our, their = ours.get(task), true.get(task)
+            if their is None:
+                unannotated[task] += 1
+                continue
+            if our is None:
+                unpredicted[task] += 1
+                if not unknown_is_empty:
+                    continue
+            elif our["size"] != their["size"] and list(our["size"]) != list(their["size"]):
                 raise DataError(
-                    f"{image}: {tasks[column]}: prediction is {_size(our)}, ground truth is {_size(their)}; "
+                    f"{images[row]}: {task}: prediction is {_size(our)}, ground truth is {_size(their)}; "
                     "both must have the original film's: make again the one that has not (a prediction: "
                     "pred_segmentation.py --phase test; ground truth: gt_segmentation.py)"
                 )
-        counts[:, row, columns] = _pair_counts(pairs)
+            pairs.append((our, their))
+            places.append((row, column))
+        if len(pairs) >= PAIRS or row == rows[-1]:
+            if pairs:
+                of_rows, of_columns = np.transpose(places)
+                counts[:, of_rows, of_columns] = _pair_counts(pairs)
+            pairs.clear()
+            places.clear()
     notes = [f"no prediction of {len(absent)} images, not scored: {some(absent)}"] if absent else []
     notes += [f"{task}: not annotated in {n} images, not scored there" for task, n in unannotated.items() if n]
     how = "counted as empty" if unknown_is_empty else "not scored there"

@@ -19,13 +19,16 @@ THRESHOLDS = np.arange(20) / 20
 SIDE = 320  # maps and masks are compared at this many pixels
 
 
-def tally(saliency: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(h, w) of any scale and (h, w) in {0, 1} -> (20,) IoU of the map, stretched to 0..1, above each of THRESHOLDS."""
+def stretched(saliency: np.ndarray) -> np.ndarray:
+    """A map of any scale, stretched to 0..1; one that is the same everywhere says nothing and is 0."""
     low, high = float(saliency.min()), float(saliency.max())
-    if high <= low:
-        return np.zeros(len(THRESHOLDS))
+    return (saliency - low) / (high - low) if high > low else np.zeros_like(saliency)
+
+
+def tally(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(h, w) in 0..1 and (h, w) in {0, 1} -> (20,) IoU of the pixels above each of THRESHOLDS."""
     # How many thresholds a pixel exceeds; strictly, as everywhere.
-    exceeded = np.searchsorted(THRESHOLDS, (saliency - low) / (high - low), side="left")
+    exceeded = np.searchsorted(THRESHOLDS, values, side="left")
     inside = np.bincount(exceeded[mask > 0], minlength=len(THRESHOLDS) + 1)
     outside = np.bincount(exceeded[mask == 0], minlength=len(THRESHOLDS) + 1)
     above = [counts[::-1].cumsum()[::-1][1:] for counts in (inside, outside)]
@@ -40,12 +43,22 @@ def ious(maps: Maps, truth: Mapping[str, Mapping], tasks: Sequence[str], images:
         if image not in maps:
             continue
         entry = truth[image]
-        columns = [c for c, task in enumerate(tasks) if task in entry and rle.area([entry[task]])[0]]
+        columns = positive_tasks(entry, tasks)
         if columns:
             saliency = upsample(maps[image]["maps"][[rows[c] for c in columns]], (SIDE, SIDE))
-            masks = rle.resize([entry[tasks[c]] for c in columns], (SIDE, SIDE))
-            line[columns] = [tally(each, mask) for each, mask in zip(saliency, masks, strict=True)]
+            line[columns] = tallies([stretched(each) for each in saliency], [entry[tasks[c]] for c in columns])
     return found
+
+
+def positive_tasks(entry: Mapping, tasks: Sequence[str]) -> list[int]:
+    """Places of the tasks of which an image's ground truth has a pixel."""
+    return [c for c, task in enumerate(tasks) if task in entry and rle.area([entry[task]])[0]]
+
+
+def tallies(values: Sequence[np.ndarray], masks: Sequence[Mapping]) -> list[np.ndarray]:
+    """`tally` of several tasks of an image, values (SIDE, SIDE) each."""
+    decoded = rle.resize(list(masks), (SIDE, SIDE))
+    return [tally(each, mask) for each, mask in zip(values, decoded, strict=True)]
 
 
 def score(

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
 from chexseg.evaluation.figure import COLOURS, THEMES, outlined
+from chexseg.runtime.files import replace
 
 BACKGROUND, TEXT, FAINT = THEMES["dark"]
 SIDE = 512  # longer side of an overlay's film in pixels
@@ -54,11 +55,9 @@ def legend(shown: Sequence[str], tasks: Sequence[str], width: int) -> np.ndarray
 
 
 def save(path: Path, picture: np.ndarray) -> None:
-    """Write (h, w, 3) uint8 as PNG, whole or not at all for whoever looks at the name; not flushed to disk."""
+    """Write (h, w, 3) uint8 as PNG (`files.replace`)."""
     data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    replace(path, data)
 
 
 def contact_sheet(overlays: Mapping[str, tuple[Path, tuple[int, int]]], tasks: Sequence[str], total: int) -> np.ndarray:

@@ -109,7 +109,7 @@ def _ratios(found: Comparison, protocol: str) -> Content | None:
         return None
     rows = []
     for name, scores in by_method.items():
-        ratios = [bootstrap.ratio(*found.paired(name, other, protocol))[:, -1] for other in references]
+        ratios = [bootstrap.ratio(*found.paired(name, other, protocol)) for other in references]
         cells = [
             plain(1)[0] if name == other else cell(bootstrap.interval(values), ".2f")
             for other, values in zip(references, ratios, strict=True)

@@ -58,7 +58,7 @@ def markdown(comparison: Comparison, leaks: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table, the first column to the left and the others to the right."""
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
@@ -89,7 +89,7 @@ def _iou_table(comparison: Comparison, protocol: str) -> list[str]:
         rows.append([task, str(n_positive[column]), *cells])
     means = [_with_interval(scores.steadied()[:, -1]) for scores in by_method.values()]
     rows.append(["**mIoU** (95% interval)", str(n_positive[-1]), *means])
-    return _table(["IoU", "images with it", *(title(name) for name in by_method)], rows)
+    return markdown_table(["IoU", "images with it", *(title(name) for name in by_method)], rows)
 
 
 def _ratio_table(comparison: Comparison, protocol: str) -> list[str]:
@@ -100,12 +100,12 @@ def _ratio_table(comparison: Comparison, protocol: str) -> list[str]:
         return ["No weakly supervised method is given, so there is nothing to relate the others to."]
     rows = []
     for name, scores in by_method.items():
-        ratios = [bootstrap.ratio(*comparison.paired(name, other, protocol))[:, -1] for other in references]
+        ratios = [bootstrap.ratio(*comparison.paired(name, other, protocol)) for other in references]
         cells = ["1" if name == r else _with_interval(v, ".2f") for r, v in zip(references, ratios, strict=True)]
         in_paper = METHODS[name].paper_ratio if name in METHODS else None
         paper = f"{in_paper:.3g}" if in_paper else "–"
         rows.append([title(name), _number(scores.values[0, -1]), *cells, paper])
-    return _table(["mIoU", "", *(f"relative to {title(name)}" for name in references), "in the paper"], rows)
+    return markdown_table(["mIoU", "", *(f"relative to {title(name)}" for name in references), "in the paper"], rows)
 
 
 def _difference_table(comparison: Comparison, protocol: str) -> list[str]:
@@ -118,4 +118,4 @@ def _difference_table(comparison: Comparison, protocol: str) -> list[str]:
             rows.append([f"{title(first)} − {title(second)}", _with_interval(values, "+.3f"), share])
     if not rows:
         return []
-    return [*_table(["paired difference of mIoU", "95% interval", "replicates above 0"], rows), ""]
+    return [*markdown_table(["paired difference of mIoU", "95% interval", "replicates above 0"], rows), ""]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from chexseg.classifier.saliency_maps import SaliencyMaps
+from chexseg.data import leak_guard
 from chexseg.data.chexpert import patient_of
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
@@ -16,7 +17,6 @@ from chexseg.evaluation import metrics, quality, scoring
 from chexseg.irnet import pseudo_sources
 from chexseg.irnet.films import OtherFilms
 from chexseg.irnet.gates import UNKNOWN, LabelGate, ProbabilityGate
-from chexseg.runtime import leak_guard
 from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,9 @@ def measure(
             sources["walk"] = quality.MaskSource(pseudo_sources.walked(films, images, weights, walk, device))
     sources |= {name: quality.MaskSource(file) for name, file in masks.items()}
     patients = {patient_of(image) for image in images}
-    leaks = leak_guard.check([*files.values(), threshold_path, weights], patients, allow=True)
+    leaks = leak_guard.check(
+        [maps.path if maps else None, *files.values(), threshold_path, weights], patients, allow=True
+    )
     counts = quality.count(sources, truth, tasks, images, side)
     gates = open_gates(images, tasks, labels, observations, aliases, uncertain, maps, least)
     return scoring.stamped(quality.measure(counts, gates, num_replicates=num_replicates, seed=seed), leaks)

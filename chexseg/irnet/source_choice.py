@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from chexseg.data import hdf5_files, rle
+from chexseg.data import hdf5_files, leak_guard, rle
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
 from chexseg.irnet import stages
 from chexseg.irnet.films import Films
 from chexseg.irnet.gates import ABSENT, UNKNOWN, Gate
-from chexseg.runtime import leak_guard, provenance
+from chexseg.runtime import provenance
 
 log = logging.getLogger(__name__)
 Entry = tuple[str, dict[str, dict]]

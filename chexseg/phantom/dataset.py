@@ -4,7 +4,6 @@ The patients are in `patients`, their pictures and the readers' outlines in `ima
 """
 
 import csv
-import json
 import logging
 import shutil
 import sys
@@ -22,7 +21,7 @@ from chexseg.phantom.images import annotate, render
 from chexseg.phantom.patients import COLUMNS, DEVICES, OPACITY, TASKS, View, labels, views
 from chexseg.phantom.presets import SPLITS, Spec
 from chexseg.runtime import provenance
-from chexseg.runtime.files import atomic, locked
+from chexseg.runtime.files import atomic, locked, replace
 from chexseg.runtime.progress import Progress
 from chexseg.runtime.workers import ordered_map
 
@@ -86,10 +85,7 @@ def work(job: Job) -> list[tuple[str, tuple[int, int], dict, dict]]:
         else:
             picture, first, second = render(view, job.size)[0], {}, {}
         if not is_whole(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
-            temporary.replace(path)
+            replace(path, cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes())
         results.append((view.path, picture.shape, first, second))
     return results
 
@@ -135,7 +131,7 @@ def _claim(root: Path, gt_dir: Path, record: dict, overwrite: bool) -> dict[str,
     """Make the folders ours; return the checksums of files that a former run with these arguments finished."""
     images = [_folder(split, root) for split in SPLITS]
     targets = [path for split in SPLITS for path in _targets(split, root, gt_dir)]
-    former = {folder: _read_manifest(folder) for folder in (root, gt_dir)}
+    former = _read_manifests(root, gt_dir)
     for path in [*images, *targets]:
         owner = gt_dir if path.parent == gt_dir else root
         if path.exists() and former[owner] is None:
@@ -165,16 +161,22 @@ def _claim(root: Path, gt_dir: Path, record: dict, overwrite: bool) -> dict[str,
     return finished
 
 
-def _read_manifest(folder: Path) -> dict | None:
-    path = _manifest(folder)
-    if not path.exists():
-        return None
-    try:
-        manifest = json.loads(path.read_text())
-        manifest["arguments"], manifest["fingerprint"], manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged; remove {folder} and run again") from error
-    return manifest
+def _read_manifests(root: Path, gt_dir: Path) -> dict[Path, dict | None]:
+    """The manifests of both folders, None where there is none. They say the same: one that is damaged is named, and the
+    other stands in for it. DataError where neither is whole."""
+    found: dict[Path, dict | None] = {}
+    damaged = []
+    for path in map(_manifest, (root, gt_dir)):
+        record = provenance.read_record(path) if path.exists() else None
+        kinds = (("arguments", dict), ("fingerprint", str), ("files", dict))
+        if record is not None and not all(isinstance(record.get(name), kind) for name, kind in kinds):
+            damaged.append(path)
+            record = None
+        found[path.parent] = record
+    whole = next((record for record in found.values() if record is not None), None)
+    if damaged and whole is None:
+        raise DataError(f"{damaged[0]}: damaged; remove {damaged[0].parent} and run again")
+    return found | {path.parent: whole for path in damaged}
 
 
 def _write_split(spec: Spec, split: str, root: Path, gt_dir: Path, finished: dict, num_workers: int) -> list[Path]:

@@ -8,12 +8,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from chexseg.errors import DataError, UsageError
 from chexseg.runtime import distributed
 from chexseg.runtime.progress import duration
 
+TERMINATED = 143
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|unable to open shared memory")
+_WORKER = re.compile(r"DataLoader worker \((pid[^)]*(?:\) [\d, ]+)?)")  # how torch names one that was killed
 TRUE, FALSE = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
 
 
@@ -70,6 +74,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, shard_size: int | None =
 
 
 def _log_to_stderr() -> None:
+    logging.raiseExceptions = False  # a log on a full disk says nothing, where a traceback would say it a hundred times
     logging.basicConfig(format="%(message)s", level=logging.INFO if distributed.is_main() else logging.WARNING)
 
 
@@ -99,34 +104,62 @@ def run(
         distributed.setup()
         _log_to_stderr()
         main(args)
-    except (DataError, UsageError, OSError) as error:
-        if os.environ.get("CHEXSEG_TRACEBACK"):
-            raise
-        message = " ".join(_said(error).split())
-        print(f"{parser.prog}: error: {message}", file=sys.stderr, flush=True)
-        status = 2 if isinstance(error, UsageError) else 1
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; run the same command again to go on", file=sys.stderr, flush=True)
         status = 130
+    except SystemExit as stop:
+        if stop.code != TERMINATED:
+            raise
+        status = TERMINATED
+    except Exception as error:
+        message = None if os.environ.get("CHEXSEG_TRACEBACK") else _said(error)
+        if message is None:
+            raise
+        _tell(f"{parser.prog}: error: {' '.join(message.split())}")
+        status = 2 if isinstance(error, UsageError) else 1
     else:
         if distributed.is_main():
-            print(f"{parser.prog}: done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+            _tell(f"{parser.prog}: done in {duration(time.monotonic() - started)}")
         distributed.cleanup()
     finally:
         signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+    if status in (130, TERMINATED):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, and it ends at once
+        what = "interrupted" if status == 130 else "stopped"
+        _tell(f"{parser.prog}: {what}; run the same command again to go on")
+    with suppress(OSError):
+        sys.stdout.flush()
     # A failed rank must not wait for its peers in a destructor: torchrun ends them.
-    sys.stdout.flush()
-    if status and distributed.world_size() > 1:
+    if status not in (0, TERMINATED) and distributed.world_size() > 1:
         os._exit(status)
     sys.exit(status)
 
 
-def _said(error: Exception) -> str:
-    """The error's text; of one in a DataLoader's worker, which torch folds into its traceback, the last part."""
+def _tell(line: str) -> None:
+    """A line for people, if anybody can hear it: the log itself may lie on a full disk."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _said(error: Exception) -> str | None:
+    """What to tell of an error that is not a bug of ours; None of any other.
+
+    Of one in a DataLoader's worker, which torch folds into its traceback, the last part."""
     text = str(error)
-    if text.startswith("Caught ") and "Original Traceback" in text:
-        text = re.split(rf"^[\w.]*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
-    return text
+    if isinstance(error, (DataError, UsageError, OSError)):
+        if text.startswith("Caught ") and "Original Traceback" in text:
+            text = re.split(rf"^[\w.]*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
+        return text
+    if isinstance(error, RuntimeError) and (
+        worker := re.search(r"DataLoader worker \((pid[^)]*(?:\) [\d, ]+)?)", text)
+    ):
+        from chexseg.runtime import workers
+
+        return workers.died(worker[1].replace("(s)", "").strip())
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _NO_MEMORY.search(text):
+        reason = text.strip().splitlines()[0] if text.strip() else "MemoryError"
+        return f"memory ran out ({reason}); try a smaller --batch_size, --image_size or --num_workers"
+    return None
 
 
 def _terminated(signum: int, frame: object) -> None:

@@ -15,34 +15,86 @@ from typing import IO
 from chexseg.errors import DataError
 from chexseg.runtime import distributed
 
-# What PyTorch and HDF5 say, in RuntimeErrors, of a disk that is full.
-_NOT_WRITTEN = ("inline_container", "iostream error", "Can't decrement id ref count", "file write failed")
+# What PyTorch, HDF5 and others say of a disk that is full, in errors that have no number.
+_NOT_WRITTEN = (
+    "inline_container",
+    "iostream error",
+    "Can't decrement id ref count",
+    "file write failed",
+    "No space left on device",
+    "Disk quota exceeded",
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NODE = re.sub(r"\W", "_", platform.node())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is written in the block goes to `path`: an error of a full disk becomes a DataError that says so."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DataError) or not _is_full(error):
+            raise
+        said = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        raise DataError(
+            f"{path}: could not be written{said}; is the disk full, or a quota reached?{_free(Path(path))} "
+            "Make room and run the same command again"
+        ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, is that of a full disk."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if isinstance(error, (OSError, RuntimeError)) and any(sign in str(error) for sign in _NOT_WRITTEN):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _free(path: Path) -> str:
+    """How much room there is, for people; empty where nobody knows."""
+    try:
+        existing = next(parent for parent in path.absolute().parents if parent.exists())
+        return f" {shutil.disk_usage(existing).free / 1e6:.1f} MB are free."
+    except (OSError, StopIteration):
+        return ""
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and rename it, on any error remove it."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path.parent.absolute())
-    temporary = path.with_name(f".{path.name}.{_NODE}-{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full or isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NOT_WRITTEN):
-            said = f" ({error.strerror})" if isinstance(error, OSError) and full else ""
-            raise DataError(
-                f"{path}: could not be written{said}; is the disk full, or a quota reached? "
-                "Make room and run the same command again"
-            ) from error
-        raise
-    _sync_folder(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent.absolute())
+        temporary = path.with_name(f".{path.name}.{_NODE}-{os.getpid()}.tmp")
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write one of many small files, whole or not at all for whoever looks at the name; not flushed to disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @cache
@@ -78,8 +130,10 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     if not distributed.is_main():
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ PACKAGES = (
     "h5py",
     "pillow",
 )
+log = logging.getLogger(__name__)
 # Options that say where or how fast, never what: they take no part in a fingerprint.
 NEVER_MATTERS = ("num_workers", "shard_size", "device", "resume", "wandb_project_name", "wandb_run_name", "save_every")
 
@@ -47,14 +49,24 @@ def file_fingerprint(path: Path) -> str:
         raise DataError(f"{path}: no such file")
     manifest = manifest_path(path)
     if manifest.is_file():
-        try:
-            made = json.loads(manifest.read_text())["output"]
-        except (ValueError, KeyError):
-            made = {}
-        status = path.stat()
-        if (made.get("size"), made.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
-            return made["sha256"]
+        made = read_record(manifest).get("output")
+        if isinstance(made, dict) and isinstance(made.get("sha256"), str):
+            status = path.stat()
+            if (made.get("size"), made.get("mtime_ns")) == (status.st_size, status.st_mtime_ns):
+                return made["sha256"]
     return sha256(path)
+
+
+def read_record(path: Path) -> dict:
+    """A record as `write` wrote it; empty, with a warning, where it is damaged: it is as if nothing were known."""
+    try:
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds a {type(record).__name__}")
+    except (ValueError, RecursionError) as error:
+        log.warning("%s: damaged (%s); it is left out", path, " ".join(str(error).split()) or type(error).__name__)
+        return {}
+    return record
 
 
 def stat_fingerprint(path: Path) -> str:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
 from chexseg.runtime.files import atomic, check_room, locked, remove_temporaries
-from chexseg.runtime.progress import Progress
+from chexseg.runtime.progress import Progress, duration
 from chexseg.runtime.shard_format import ShardFormat
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def is_valid(output: Path, fingerprint: str) -> str | None:
     try:
         record = json.loads(manifest.read_text())
         recorded = record["fingerprint"], record["output"]["size"], record["output"]["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "its manifest is damaged"
     if recorded[0] != fingerprint:
         return "stale: inputs, arguments or code changed"
@@ -118,7 +118,7 @@ def _look_for_changes(
     """
     common, fingerprints, of_all = provenance.fingerprint(record), [], hashlib.sha256()
     of_all.update(common.encode())
-    told = time.monotonic()
+    started = told = time.monotonic()
     for count, shard in enumerate(shards, 1):
         each = [f"{item}\0{item_fingerprint(item)}" for item in shard]
         fingerprints.append(_hash([common, *each]))
@@ -126,7 +126,8 @@ def _look_for_changes(
             of_all.update(text.encode() + b"\0")
         if time.monotonic() - told > SECONDS_BETWEEN_LOOKS:
             told = time.monotonic()
-            log.info("%s: looking for changes, %d of %d shards", label, count, len(shards))
+            left = duration((told - started) / count * (len(shards) - count))
+            log.info("%s: looking for changes, %d of %d shards, about %s left", label, count, len(shards), left)
     return fingerprints, of_all.hexdigest(), is_valid(output, of_all.hexdigest())
 
 
@@ -165,7 +166,7 @@ def _problem(path: Path, expected: str) -> str | None:
             return "stale: made from other inputs, arguments or code"
         if recorded["sha256"] != provenance.sha256(path):
             return "damaged: its checksum differs"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "damaged: its checksum is unreadable"
     return None
 

@@ -1,14 +1,20 @@
 """Work shared among processes of this machine: an ordered map, and workers that end when their parent does."""
 
 import os
+import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from typing import Generic, Protocol, TypeVar
+
+from chexseg.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,16 +43,53 @@ def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -
     with pool:
         rest = iter(items)
         try:
-            for item in islice(rest, 4 * num_workers):
-                waiting.append(pool.submit(_call, item))
+            with deaf_children(signal.SIGINT, signal.SIGTERM):
+                for item in islice(rest, 4 * num_workers):
+                    waiting.append(pool.submit(_call, item))
+            workers = dict(pool._processes)
             while waiting:
                 result = waiting.popleft().result()
-                for item in islice(rest, 1):
-                    waiting.append(pool.submit(_call, item))
+                with deaf_children(signal.SIGINT, signal.SIGTERM):
+                    for item in islice(rest, 1):
+                        waiting.append(pool.submit(_call, item))
                 yield result
+        except BrokenProcessPool as error:
+            time.sleep(0.3)  # until the pool's thread has told every future
+            killed = [str(pid) for pid, process in workers.items() if process.exitcode]
+            raise DataError(died(f"pid {', '.join(killed)}" if killed else "a process of the pool")) from error
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def died(which: str) -> str:
+    """What to say of a worker that was killed."""
+    return (
+        f"a data worker ({which}) was killed, most likely because memory ran out; what is done is kept: run the same "
+        "command again with a smaller --num_workers, or with --num_workers 0"
+    )
+
+
+@contextmanager
+def deaf_children(*signals: signal.Signals) -> Iterator[None]:
+    """Processes that are started in the block never hear these signals, from their first moment on. Ctrl-C and
+    schedulers send to all processes: it is the parent that stops, and its workers with it."""
+    if not signals or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it later would undo the mask
+    # A thread without the mask may take the signal, and its handler would interrupt what starts the workers half-way.
+    came: list[int] = []
+    handlers = {each: signal.signal(each, lambda number, frame: came.append(number)) for each in signals}
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        for each, handler in handlers.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 _function: Callable  # a worker's, set when it starts
@@ -55,6 +98,9 @@ _function: Callable  # a worker's, set when it starts
 def _start_worker(function: Callable) -> None:
     """Once per worker: keep the function, which may be large, and use one thread, as the other workers do."""
     global _function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # What `function` needs is imported by now, since unpickling it did so.
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -62,6 +108,14 @@ def _start_worker(function: Callable) -> None:
         sys.modules["cv2"].setNumThreads(1)
     _function = function
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _end_soon(signum: int, frame: object) -> None:
+    """Whoever sent SIGTERM to this worker alone has it ended; a parent that got it, too, has a second to end the pool,
+    which would take the sudden death of a worker for a failure."""
+    ending = threading.Timer(1.0, os._exit, (0,))
+    ending.daemon = True
+    ending.start()
 
 
 def end_with_parent() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chexseg.data import image_folder, mask_formats, rle, sample_cache
+from chexseg.data import mask_formats, rle, sample_cache
 from chexseg.data.augmentation import PADDED, augment
 from chexseg.data.chexpert import locate
 from chexseg.data.images import fit_shape, fit_square, read_image
@@ -49,18 +49,14 @@ def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample
 
 
 def locate_all(data_dir: Path, ids: Sequence[str], splits: Sequence[str], masks: Path) -> dict[str, Path]:
-    """The files of images by id: in CheXpert's layout, looked for in `splits` in turn, else by their paths below
-    `data_dir` (`image_folder`). DataError, which names the file `masks` that lists them, where there is none."""
-    listing: dict[str, Path] | None = None
+    """The files of images by id: in CheXpert's layout, looked for in `splits` in turn, else anywhere below `data_dir`
+    (`chexpert.find_image`). DataError, which names the file `masks` that lists them, where there is none."""
     paths = {}
     for name in ids:
         try:
             paths[name] = locate(data_dir, name, splits)
-        except DataError:
-            listing = image_folder.find([data_dir]) if listing is None else listing
-            if name not in listing:
-                raise DataError(f"{masks}: {name}: no image in {data_dir} has this id; see --image_dir") from None
-            paths[name] = listing[name]
+        except DataError as error:
+            raise DataError(f"{masks}: {error}; see --image_dir") from error
     return paths
 
 

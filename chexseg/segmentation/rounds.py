@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chexseg.data import mask_files
+from chexseg.data import leak_guard, mask_files
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard, provenance, shards
+from chexseg.runtime import provenance, shards
 from chexseg.segmentation import distillation, pasting
 from chexseg.segmentation.choices import encoder_file
 from chexseg.segmentation.dataset import SegmentationSet, build_cache, build_caches, inputs_of
@@ -65,7 +65,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class Teaching:
-    """What the student is taught, and how often. The names are those of segmentation_distillation.py's options."""
+    """What the student is taught, and how often. The names are those of segmentation_distillation.py's options; common:
+    the tasks that choose its epoch, empty: all."""
 
     targets: str = "logits"
     temperature: float = 6.0
@@ -78,6 +79,7 @@ class Teaching:
     paste: float = 0.0
     loss: str = "dice"
     augment: bool = False
+    common: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def run(
     notes = {"image_size": spec.image_size, "tasks": list(spec.tasks), "encoder": spec.encoder}
     shape = {"image_size": spec.image_size, "tasks": spec.tasks, "num_workers": options.num_workers}
     evaluation = films.caches(films.evaluation, shape)
-    check_scorable(SegmentationSet(evaluation), ", ".join(map(str, films.evaluation)), spec.tasks, ())
+    check_scorable(SegmentationSet(evaluation), ", ".join(map(str, films.evaluation)), spec.tasks, teaching.common)
     experts = films.caches(films.experts, shape)
     make_masks(pool, teachers, experts, evaluation, teaching, options, spec.tasks)
     weak = build_cache(films.cache_dir, MaskFile(pool.masks_path), POOL, data_dir=films.data_dir, **shape)
@@ -147,10 +149,11 @@ def run(
     else:
         networks.load_encoder(model, spec, start.weights, start.kind)
     model.to(distributed.device(options.device))
-    trainer = student(model, loaded[0], teachers, spec, experts, weak, evaluation, pool, teaching, folder, options)
+    source = start.file(teachers, spec.encoder)
+    sources = [*teachers, *([source] if source else [])]
+    trainer = student(model, loaded[0], sources, spec, experts, weak, evaluation, pool, teaching, folder, options)
     trainer.say_counts()
     notes_too = here.with_record(here.record, **notes)
-    source = start.file(teachers, spec.encoder)
     loop.fit(trainer, notes_too.with_inputs(_inputs(teachers, films, pool, shape, options, source)), options)
 
 
@@ -220,7 +223,7 @@ def make_masks(
 def student(
     model: nn.Module,
     teachers: Sequence[nn.Module],
-    teacher_paths: Sequence[Path],
+    sources: Sequence[Path],
     spec: SegmentationSpec,
     experts: Sequence[SampleCache],
     weak: SampleCache,
@@ -230,7 +233,7 @@ def student(
     folder: Path,
     options: RunOptions,
 ) -> StudentTrainer:
-    """The trainer of a round's student."""
+    """The trainer of a round's student. sources: the files that its teachers' and its own first weights are from."""
     from chexseg.segmentation import student as trainers
 
     dataset = pasting.StudentSet(experts, [weak], augment=teaching.augment, paste=teaching.paste)
@@ -245,7 +248,8 @@ def student(
     )
     given = (model, spec, dataset, SegmentationSet(evaluation))
     more: dict[str, Any] = {"folder": folder, "order": order, "options": options, "loss": teaching.loss}
-    more["sources"] = [*teacher_paths, pool.masks_path]
+    more["common"] = teaching.common
+    more["sources"] = [*sources, pool.masks_path]
     if teaching.targets == "masks":
         return trainers.StudentTrainer(*given, **more)
     labels = None

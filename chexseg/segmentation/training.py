@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chexseg.data import leak_guard
 from chexseg.data.chexpert import patient_of
 from chexseg.data.images import normalise
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard
 from chexseg.runtime.files import atomic
 from chexseg.segmentation.dataset import SegmentationSet
 from chexseg.segmentation.evaluator import Evaluator

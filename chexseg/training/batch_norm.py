@@ -1,9 +1,17 @@
-"""Batch norm over the whole batch when several processes share it: a result must not depend on how many there are."""
+"""Batch norm over the whole batch when several processes share it: a result must not depend on how many there are. And
+what a batch of one image is to it."""
+
+import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
+from chexseg.errors import DataError, UsageError
 from chexseg.runtime.distributed import all_reduce_sum
+from chexseg.training.draws import Draw
+from chexseg.training.trainer import Trainer
 
 
 class _Normalise(torch.autograd.Function):
@@ -64,3 +72,34 @@ def share(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d and module.affine:
             module.__class__ = SharedBatchNorm2d
+
+
+def check_lone_image(trainer: Trainer, batch_size: int) -> None:
+    """Refuse a training in which a batch has a single image and the network cannot learn from one, before it begins.
+
+    Networks that pool an image to one position (DeepLabV3's ASPP) and normalise it over the batch need two. UsageError
+    where another --batch_size helps, DataError where there is only one image.
+    """
+    order = trainer.order(0)
+    if len(order) // -(-len(order) // batch_size) > 1:
+        return
+    batch = default_collate([trainer.dataset[Draw(int(order[0]))]])
+    device = next(trainer.model.parameters()).device
+    try:
+        with torch.no_grad():
+            trainer.compute_loss(copy.deepcopy(trainer.model).train(), {k: _moved(v, device) for k, v in batch.items()})
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        needs = "this network normalises over the batch and needs two in each"
+        if len(order) == 1:
+            raise DataError(f"one image to train on, but {needs}; give it more images") from error
+        fitting = next(n for n in range(2, len(order) + 1) if len(order) // -(-len(order) // n) > 1)
+        raise UsageError(
+            f"--batch_size {batch_size}: a batch of the {len(order)} images has a single one, but {needs}; "
+            f"give --batch_size {fitting}, or another --epoch_len"
+        ) from error
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from chexseg.runtime.workers import end_with_parent
+from chexseg.runtime.workers import deaf_children, end_with_parent
 from chexseg.training.draws import Draw
+
+STOPS = signal.SIGINT, signal.SIGTERM
 
 
 class Loader:
     """Reads batches of draws from a dataset, in this process or with workers that live until `close`.
 
-    The global random state is never touched, so that a resumed run sees the same one. Workers ignore SIGTERM, which
-    schedulers send to all processes: it is their parent that stops, saves and closes.
+    The global random state is never touched, so that a resumed run sees the same one. Workers hear neither
+    SIGINT nor SIGTERM, which go to all processes: it is their parent that stops, saves and closes.
     """
 
     def __init__(self, dataset: Any, *, num_workers: int = 0, pin_memory: bool = False):
@@ -28,13 +30,14 @@ class Loader:
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(0),
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
 
     def __call__(self, plan: Sequence[list[Draw]]) -> Iterator[dict]:
         """The batches of `plan`, in order."""
         self._plan[:] = plan
-        return iter(self._loader)
+        with deaf_children(*(STOPS if self._loader.num_workers else ())):
+            return iter(self._loader)
 
     def close(self) -> None:
         """End the workers; without this, leaving Python would wait for them. The next call starts others."""
@@ -61,13 +64,10 @@ class _Replayed:
         return len(self._plan)
 
 
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    watch_parent(worker)
-
-
-def watch_parent(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """`worker_init_fn` of a DataLoader: the worker ends with its parent, however that ends. torch's own watch looks
     every five seconds, and never sees it where a fork server stands between the two (the default from Python 3.14)."""
+    torch.set_num_threads(1)
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()

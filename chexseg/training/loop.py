@@ -79,6 +79,7 @@ def fit(trainer: Trainer, run: Run, options: RunOptions) -> Result:
         if not finished_before:
             if progress.epoch >= options.num_epochs:
                 raise DataError(f"{options.resume}: {progress.epoch} epochs are behind it already; raise --num_epochs")
+            batch_norm.check_lone_image(trainer, options.batch_size)
             _begin(run, options, progress, lines, wandb)
             with closing(_Session(trainer, run, options, progress, base_lr, lines, wandb)) as session:
                 session.train()

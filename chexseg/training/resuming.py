@@ -5,10 +5,10 @@ Not for weights that others made (see `classifier.checkpoints`).
 
 import logging
 import math
-import pickle
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
+from chexseg.runtime.cli import TERMINATED
 from chexseg.runtime.files import atomic
 from chexseg.training.options import RunOptions
 from chexseg.training.run_record import NEVER_MATTERS, Run
@@ -27,7 +28,6 @@ from chexseg.training.trainer import Trainer
 log = logging.getLogger(__name__)
 # Short epochs share a checkpoint: writing one costs as much as seconds of training.
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
-TERMINATED = 143
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Saver:
                 torch.save(content, temporary)
         self.last = time.monotonic()
         if self.stopping and not progress.finished:
-            log.warning("stopped in epoch %d and saved; run the same command again to go on", progress.epoch + 1)
+            log.warning("stopped in epoch %d and saved", progress.epoch + 1)
             distributed.barrier()
             raise SystemExit(TERMINATED)
 
@@ -157,33 +157,49 @@ def restore(run: Run, trainer: Trainer, resume: str, device: torch.device) -> Pr
     if resume == "none" or not (named or distributed.broadcast_object(source.exists())):
         return _on_device(Progress(), device)
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-        arguments, found = state["arguments"], state["fingerprint"]
-        progress = Progress(**state["progress"])
-        if found != run.fingerprint:
-            difference = _difference(arguments, run.arguments)
-            if not named:
-                raise DataError(
-                    f"{source}: made with other inputs or arguments ({difference}); "
-                    "start anew with --resume none, which replaces that network, or use what it was made with"
-                )
-            log.warning("%s: made with other inputs or arguments (%s); going on from it as asked", source, difference)
-            progress.finished = False
-        if not is_own(path, resume):
-            progress.best, progress.finished = None, False
-        trainer.model.load_state_dict(state["model"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
+        state = _read(source)
+        progress, arguments, found = Progress(**state["progress"]), state["arguments"], state["fingerprint"]
     except FileNotFoundError as error:
         raise DataError(f"{source}: no such checkpoint") from error
-    except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # torch and pickle raise anything of a damaged file
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if named:
+            raise DataError(f"{source}: damaged, or no checkpoint of ours ({why}); name another one") from error
+        log.warning("%s: damaged (%s); it is left out, and the training starts anew", source, why)
+        return _on_device(Progress(), device)
+    if found != run.fingerprint:
+        difference = _difference(arguments, run.arguments)
+        if not named:
+            raise DataError(
+                f"{source}: made with other inputs or arguments ({difference}); "
+                "start anew with --resume none, which replaces that network, or use what it was made with"
+            )
+        log.warning("%s: made with other inputs or arguments (%s); going on from it as asked", source, difference)
+        progress.finished = False
+    if not is_own(path, resume):
+        progress.best, progress.finished = None, False
+    try:
+        trainer.model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{source}: damaged, or not of this network ({type(error).__name__}); start anew with --resume none"
+            f"{source}: not of this network ({type(error).__name__}); start anew with --resume none"
         ) from error
     if not distributed.is_main():
         progress.totals, progress.tally = torch.zeros_like(progress.totals), None
     if not progress.finished:
         log.info("going on from %s: epoch %d, batch %d", source, progress.epoch + 1, progress.step + 1)
     return _on_device(progress, device)
+
+
+def _read(path: Path) -> dict:
+    """What `Saver.save` wrote. torch does not look at the checksums in its file: a flipped byte would go unnoticed."""
+    with open(path, "rb") as file, zipfile.ZipFile(file) as parts:
+        if (part := parts.testzip()) is not None:
+            raise ValueError(f"the checksum of {part} differs")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _on_device(progress: Progress, device: torch.device) -> Progress:

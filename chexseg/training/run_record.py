@@ -3,7 +3,6 @@
 A run that ended is known by its record (`args.json`), so that the same command again has nothing to import.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,11 +84,9 @@ class Run:
 
     def recorded(self) -> dict[str, Any]:
         """What the record's file holds; empty where there is none that can be read."""
-        try:
-            found = json.loads(self.record_path.read_text()) if self.record_path else {}
-        except (OSError, ValueError):
+        if self.record_path is None or not self.record_path.is_file():
             return {}
-        return found if isinstance(found, dict) else {}
+        return provenance.read_record(self.record_path)
 
     def recorded_argument(self, name: str) -> Any:
         """An argument of the run that wrote the record; None where there is none."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chexseg.runtime import distributed
-from chexseg.runtime.files import atomic
+from chexseg.runtime.files import atomic, writing
 
 log = logging.getLogger(__name__)
 WANDB_HOST = "api.wandb.ai"
@@ -23,24 +23,34 @@ class JsonLines:
 
     def keep(self, epochs: int) -> None:
         """Drop the lines of later epochs, which a resumed run is about to do again, and any that a kill cut off."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = [json.dumps(record) + "\n" for record in self.read() if record["epoch"] <= epochs]
         with atomic(self.path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in lines if _epoch(line) <= epochs))
+            temporary.write_text("".join(lines))
 
     def write(self, record: Mapping) -> None:
-        with open(self.path, "a") as file:
+        with writing(self.path), open(self.path, "a") as file:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        """The records of all epochs whose line is whole. Lines that are damaged are named; the last one may be cut off,
+        by a kill."""
+        lines = self.path.read_text(errors="replace").splitlines() if self.path.exists() else []
+        records = [_record(line) for line in lines]
+        damaged = [number for number, record in enumerate(records, 1) if record is None]
+        if damaged and damaged != [len(lines)]:
+            numbers = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+            log.warning("%s: line %s damaged, left out; the training itself is not affected", self.path, numbers)
+        return [record for record in records if record is not None]
 
 
-def _epoch(line: str) -> float:
-    """The epoch of a line; infinite for one that a kill cut off."""
+def _record(line: str) -> dict | None:
+    """The record of a line; None for one that is damaged, or that a kill cut off."""
     try:
-        return json.loads(line)["epoch"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("epoch"), int)
+    return record if whole else None
 
 
 class Wandb:
@@ -61,6 +71,9 @@ class Wandb:
         if not self.project or not distributed.is_main():
             return
         os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault(
+            "WANDB_ERROR_REPORTING", "false"
+        )  # else it looks up a server for its crashes, even offline
         import wandb
 
         options = {

@@ -160,3 +160,32 @@ def test_polygon_agrees_with_pycocotools_up_to_the_outline(triangle):
 def test_bad_polygon_is_named(bad):
     with pytest.raises(DataError, match="^here: "):
         rle.from_polygons(bad, (4, 4), "here")
+
+
+def test_many_masks_at_once_get_the_verdict_and_the_area_of_one(monkeypatch):
+    rng, masks = np.random.default_rng(0), []
+    for number in range(600):
+        height, width = (int(n) for n in rng.integers(1, 40, 2))
+        [coded] = rle.encode((rng.random((1, height, width)) < rng.choice([0, 0.02, 0.5, 1])).astype(np.uint8))
+        counts = list(coded["counts"])
+        if number % 3 == 1:
+            counts[rng.integers(len(counts))] = chr(rng.integers(40, 120))
+        elif number % 3 == 2:
+            counts = counts[: rng.integers(len(counts) + 1)] + list("P" * rng.integers(9) + "0" * rng.integers(3))
+        masks.append({"size": coded["size"], "counts": "".join(counts)})
+    masks += [{"size": [2, 2], "counts": "\xe9"}, {"size": [2, 2], "counts": ""}]
+    monkeypatch.setattr(rle, "_is_damaged", rle._is_damaged.__wrapped__)
+    found = rle.areas([tuple(m["size"]) for m in masks], [m["counts"].encode("latin-1") for m in masks]).tolist()
+    for mask, area in zip(masks, found, strict=True):
+        if area < 0:
+            with pytest.raises(DataError):
+                rle.check(mask, "mask")
+        else:
+            assert rle.check(mask, "mask") == mask and rle.decode([mask]).sum() == area
+    assert 200 < sum(area >= 0 for area in found) < 500
+    assert rle.areas([], []).shape == (0,)
+
+
+def test_areas_of_more_masks_than_pycocotools_can_count():
+    masks = rle.encode(np.arange(600).reshape(300, 1, 2) % 3 == 0)
+    assert rle.area(masks).tolist() == rle.decode(masks).sum((1, 2)).tolist()

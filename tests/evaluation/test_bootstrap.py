@@ -116,9 +116,23 @@ def test_differences_and_ratios_are_paired():
     first, second = (bootstrap.score(x, resamples, "pooled") for x in (a, b))
     np.testing.assert_array_equal(bootstrap.difference(first, first)[:, :3], 0)
     np.testing.assert_array_equal(bootstrap.difference(first, second)[0], first.values[0] - second.values[0])
-    np.testing.assert_allclose(bootstrap.ratio(first, second)[:, -1] * second.values[:, -1], first.values[:, -1])
-    zero = bootstrap.Scores(("a",), np.zeros((3, 2)), np.zeros(2), np.zeros(2))
-    assert np.isnan(bootstrap.ratio(zero, zero)).all()
+    ratios = bootstrap.ratio(first, second)
+    assert ratios[0] == pytest.approx(first.values[0, -1] / second.values[0, -1])
+    np.testing.assert_allclose(bootstrap.ratio(first, first), 1)
+    zero = overlap_of([[0], [0]], [[4], [5]], [[0], [0]])
+    nothing = bootstrap.score(zero, bootstrap.Resamples(zero.images, 9), "pooled")
+    assert np.isnan(bootstrap.ratio(nothing, nothing)).all()
+
+
+def test_the_mean_of_trainings_is_paired_with_each():
+    a, b = random_overlap(7), random_overlap(8)
+    resamples = bootstrap.Resamples(a.images, 100)
+    first, second = (bootstrap.score(x, resamples, "pooled") for x in (a, b))
+    both = bootstrap.mean([first, second])
+    np.testing.assert_allclose(both.values, (first.values + second.values) / 2)
+    np.testing.assert_array_equal(bootstrap.mean([first, first]).steadied(), first.steadied())
+    expected = (first.influence.of_patient + second.influence.of_patient) / 2
+    np.testing.assert_allclose(both.influence.of_patient, expected)
 
 
 def test_unknown_protocol_is_refused():
@@ -177,21 +191,64 @@ def test_patients_of_a_score_are_counted():
     assert scores.n_patients.tolist() == [2, 1] and scores.n_positive.tolist() == [3, 1, 4]
 
 
-def test_steadied_adds_what_few_patients_cannot_show():
+def influence_of(of_patient, positive=None, share=1.0):
+    of_patient = np.array(of_patient, float)
+    positive = of_patient != 0 if positive is None else np.array(positive, bool)
+    return bootstrap.Influence(of_patient, positive, np.full(of_patient.shape[1], share))
+
+
+def test_influence_is_what_a_patients_weight_does_to_the_score():
+    """Against the score itself with one patient's weight a little higher."""
+    for protocol in bootstrap.PROTOCOLS:
+        found = random_overlap(3)
+        resamples = bootstrap.Resamples(found.images, 1)
+        resamples.weights = np.ones((1 + resamples.weights.shape[1], resamples.weights.shape[1]))
+        rise = 1e-6
+        resamples.weights[1:] += rise * np.eye(len(resamples.weights) - 1)
+        scores = bootstrap.score(found, resamples, protocol)
+        slopes = (scores.values[1:, :3] - scores.values[0, :3]) / rise
+        np.testing.assert_allclose(scores.influence.of_patient[:, :3], slopes, atol=1e-5)
+        assert not scores.influence.of_patient[:, 3].any()  # never occurs
+
+
+def test_the_variance_of_a_mean_over_patients_by_hand():
+    # Four patients of scores 0.2, 0.4, 0.6, 0.8: s^2 = 0.2 / 3, and that of their mean a quarter.
+    scores = np.array([0.2, 0.4, 0.6, 0.8])
+    variance = influence_of(((scores - 0.5) / 4)[:, None], np.ones((4, 1))).variance()
+    assert variance.total[0] == pytest.approx(0.2 / 3 / 4)
+    # A second task, of one patient, knows nothing of its own spread: the first one's, of a single patient.
+    both = np.zeros((4, 2))
+    both[:, 0] = (scores - 0.5) / 4
+    positive = np.array([[1, 1], [1, 0], [1, 0], [1, 0]])
+    variance = influence_of(both, positive).variance()
+    np.testing.assert_allclose(variance.total, [0.2 / 3 / 4, 0.2 / 3])
+    assert variance.own_doubt[1] == 0 < variance.own_doubt[0]
+    # Half of its denominator are false positives: a quarter of that variance.
+    halved = bootstrap.Influence(both, positive > 0, np.array([1, 0.5])).variance()
+    assert halved.total[1] == pytest.approx(0.2 / 3 / 4)
+
+
+def test_an_interval_of_few_patients_is_students():
+    scipy = pytest.importorskip("scipy.stats")
+    for degrees in (2, 3, 5, 10, 100):
+        expected = scipy.t.ppf(0.975, degrees) / scipy.norm.ppf(0.975)
+        assert bootstrap._student(np.array(degrees)) == pytest.approx(expected, rel=0.04 if degrees == 2 else 0.01)
+
+
+def test_replicates_are_as_wide_as_the_variance_says():
     rng = np.random.default_rng(1)
-    replicates = 4000
-    true_spread = 0.2  # of one patient
-    shown = [true_spread * np.sqrt(max(k - 1, 0)) / k for k in (1, 2, 100)]
-    values = np.clip(0.5 + rng.standard_normal((replicates + 1, 3)) * shown, 0, 1)
+    values = 0.5 + rng.standard_normal((8001, 3)) * [0, 0.02, 0.08]  # too little, right, too much
     values[0] = 0.5
-    wide = bootstrap.steadied(values, np.array([1, 2, 100]))
-    np.testing.assert_allclose(wide[1:, :3].std(0), [0.2, 0.2 / np.sqrt(2), 0.02], rtol=0.06)
+    target = np.array([0.05, 0.02, 0.04])
+    certain = bootstrap.Variance(target**2, np.zeros(3), np.zeros(3))  # as of very many degrees of freedom
+    wide = bootstrap.steadied(values, certain)
+    np.testing.assert_allclose(wide[1:, :3].std(0), target, rtol=0.03)
     np.testing.assert_array_equal(wide[0], [0.5] * 4)
     np.testing.assert_allclose(wide[:, 3], wide[:, :3].mean(1))
-    certain = np.ones((50, 2))
-    np.testing.assert_array_equal(bootstrap.steadied(certain, np.array([1, 3])), 1)
-    lost = np.full((50, 2), np.nan)
-    assert np.isnan(bootstrap.steadied(lost, np.array([0, 0]))).all()
+    doubtful = bootstrap.steadied(values, bootstrap.Variance(target**2, target**4 / 2, np.zeros(3)))
+    np.testing.assert_allclose(doubtful[1:, :3].std(0), target * bootstrap._student(np.array(2.0)), rtol=0.05)
+    lost = bootstrap.steadied(np.full((50, 2), np.nan), bootstrap.Variance(*np.zeros((3, 2))))
+    assert np.isnan(lost).all()
 
 
 def test_p_value_and_holm_by_hand():

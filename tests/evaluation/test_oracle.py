@@ -17,8 +17,8 @@ def test_tally_equals_binarising_at_every_threshold():
         mask = rng.random((9, 7)) < 0.4
         stretched = (saliency - saliency.min()) / (saliency.max() - saliency.min())
         expected = [((stretched > t) & mask).sum() / ((stretched > t) | mask).sum() for t in oracle.THRESHOLDS]
-        np.testing.assert_allclose(oracle.tally(saliency, mask), expected, rtol=1e-12)
-    assert not oracle.tally(np.ones((2, 2)), np.ones((2, 2))).any()
+        np.testing.assert_allclose(oracle.tally(oracle.stretched(saliency), mask), expected, rtol=1e-12)
+    assert not oracle.tally(oracle.stretched(np.ones((2, 2))), np.ones((2, 2))).any()
 
 
 def test_each_task_gets_its_best_threshold_and_negatives_take_no_part():

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 
-from chexseg.data import mask_files, rle
+from chexseg.data import leak_guard, mask_files, rle
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
 from chexseg.irnet import source_choice
 from chexseg.irnet.films import TrainFilms
 from chexseg.irnet.gates import ABSENT, PRESENT, UNKNOWN, OpenGate
 from chexseg.irnet.source_choice import Choice, ChosenMasks, RelationMasks
-from chexseg.runtime import leak_guard
 from tests.irnet.six_films import IDS, SIZE, TASKS, present
 
 TABLE = """source,gate,task,iou,lower,upper,precision,recall,n_images,n_positive

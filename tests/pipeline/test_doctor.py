@@ -11,7 +11,7 @@ import pytest
 import constants
 import doctor
 from chexseg.classifier import models, saliency_store
-from chexseg.data import chexpert, stage_states
+from chexseg.data import chexpert, label_files, stage_states
 from chexseg.errors import DataError
 from chexseg.phantom import dataset
 from chexseg.phantom.presets import Spec
@@ -121,8 +121,11 @@ def test_a_missing_column(copy, look):
     path = copy / RELEASE / "valid.csv"
     path.write_text(path.read_text().replace("Lung Opacity", "Opacity of the lung", 1))
     shown, error = look(copy, "--ckpt_path", copy / "c" / "c.ckpt")
-    assert "BAD valid labels" in shown and "valid.csv: no column 'Airspace Opacity'" in error
+    assert "odd valid labels" in shown and "valid.csv: no column of Airspace Opacity" in shown and not error
     assert "ok train labels" in shown  # all else is looked at
+    path.write_text("Path\n" + "".join(line.split(",")[0] + "\n" for line in path.read_text().splitlines()[1:]))
+    shown, error = look(copy, "--ckpt_path", copy / "c" / "c.ckpt")
+    assert "BAD valid labels" in shown and "valid.csv: no column 'No Finding', nor any other" in error
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no image", "gone", "tiny"])
@@ -186,7 +189,7 @@ def test_a_checkpoint_that_cannot_be_read(copy, look, content):
 def write_maps(run, data, ids=None):
     """A run's store, with a map for each training image."""
     csv = chexpert.split_csv(data, "train")
-    ids = ids or list(chexpert.frontal(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES)).index)
+    ids = ids or list(label_files.of_views(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES)).index)
     rng = np.random.default_rng(0)
     records = [
         {

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexseg.data import mask_files, rle
+from chexseg.data import leak_guard, mask_files, rle
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import metrics
-from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import SCORED, TASKS, entry, name, run
 
 

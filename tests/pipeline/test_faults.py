@@ -3,6 +3,7 @@ right result; and what was complete stays valid.
 """
 
 import os
+import re
 import resource
 import signal
 import time
@@ -151,6 +152,66 @@ def test_workers_of_a_killed_run_do_not_stay(tiny_run, tmp_path):
     while any(is_running(pid) for pid in children) and time.monotonic() < waited:
         time.sleep(0.1)
     assert not [pid for pid in children if is_running(pid)]
+
+
+@pytest.mark.parametrize("stage", ["pred_segmentation", "test", "train_irnet", "segmentation_train"])
+def test_a_killed_data_worker_is_named_with_the_remedy(tiny_run, tmp_path, stage):
+    """A pool, single batches, and the loader of the trainings: as the kernel does it when memory is out."""
+    workspace = tiny_run.before(stage, tmp_path / "workspace")
+    run = stages.start(workspace, stage, "--num_workers", "2")
+    workers: list[int] = []
+    while run.wait(0.01) is None and not workers:
+        workers = [pid for pid in descendants(run.process.pid) if is_worker(pid)]
+    os.kill(workers[0], signal.SIGKILL)
+    assert_named(run, f"a data worker (pid {workers[0]}) was killed, most likely because memory ran out")
+    assert "--num_workers 0" in run.last_line()
+    assert_ends(tiny_run, workspace, stage)
+
+
+@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("stage", "workers"), [("pred_segmentation", "2"), ("test", "2"), ("segmentation_train", "2"), ("train_irnet", "0")]
+)
+def test_a_signal_to_all_processes_ends_a_stage_in_one_line(tiny_run, tmp_path, stage, what, workers):
+    """As a terminal, Slurm and torchrun send it; the same command goes on."""
+    workspace = tiny_run.before(stage, tmp_path / "workspace")
+    run = stages.start(workspace, stage, "--num_workers", workers, CHEXSEG_OWN_GROUP="1")
+    while run.wait(0.01) is None and not begun(run, int(workers)):
+        pass
+    os.killpg(run.process.pid, what)
+    assert run.wait() == 128 + what, run.said()
+    assert "Traceback" not in run.said()
+    word = "interrupted" if what == signal.SIGINT else "stopped"
+    assert run.last_line().endswith(f": {word}; run the same command again to go on")
+    assert_ends(tiny_run, workspace, stage)
+
+
+def test_a_stage_that_asks_the_network_would_be_seen(tiny_run, tmp_path, monkeypatch):
+    """The check under which all stages of these tests run."""
+    script = tmp_path / "asks.py"
+    for call in ("socket.create_connection(('127.0.0.1', 9))", "socket.getaddrinfo('localhost', 80)"):
+        script.write_text(f"import socket\n{call}\n")
+        monkeypatch.setitem(stages.COMMANDS, "asks", str(script))
+        asks = stages.start(stages.Workspace(tmp_path / "workspace"), "asks")
+        assert asks.wait() == stages.ASKED and "no stage may ask the network" in asks.said()
+
+
+def begun(run, workers: int) -> bool:
+    """Whether a stage heeds signals and has all its workers."""
+    try:
+        caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{run.process.pid}/status").read_text())
+    except OSError:
+        return False
+    heeds = caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1
+    return bool(heeds) and sum(map(is_worker, descendants(run.process.pid))) >= workers
+
+
+def is_worker(pid: int) -> bool:
+    """A child that is not the process in which multiprocessing counts its semaphores."""
+    try:
+        return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def descendants(pid: int) -> set[int]:

@@ -3,13 +3,15 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
+from chexseg.data import leak_guard
 from chexseg.data.chexpert import patient_of
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import run
+from tests.pipeline.stages import WALK_MODEL
 
 
 @pytest.fixture
@@ -32,6 +34,24 @@ def test_the_record_holds_every_patient_by_its_role(tiny_run, masks):
     assert set(record["best_model.pth"]["epoch and thresholds"]) == {leak_guard.hashed(p) for p in chosen}
     assert "thresholds.txt" in record
     assert "patient" not in leak_guard.path_of(masks).read_text()
+
+
+def test_a_classifier_is_known_wherever_it_leads(tiny_run, masks):
+    """Trained on some patients, its epoch chosen on others: its maps, pseudo masks and the network say so."""
+    sets = tiny_run.root / "data" / "CheXpert" / "CheXpert-v1.0"
+    frames = {role: pd.read_csv(sets / f"{split}.csv") for role, split in (("trained", "train"), ("epoch", "valid"))}
+    expected = {
+        role: sorted({leak_guard.hashed(path.split("/")[-3]) for path in frame["Path"]})
+        for role, frame in frames.items()
+    }
+    made = ["cams/saliency.h5", "predictions.csv", "seg_labels_encoded.json"]
+    made += [f"pseudo_seg_labels_encoded_{kind}.json" for kind in ("cams", "irnet")]
+    boundary = tiny_run.root / "base/weakly_supervised/saved_models" / WALK_MODEL
+    for path in (*(tiny_run.run / name for name in made), boundary, masks):
+        record = leak_guard.read(path)["c.ckpt"]
+        assert record == expected, path
+    with pytest.raises(DataError, match=r"c.ckpt \(in saliency.h5\): epoch on 1 of the 1 scored patients"):
+        leak_guard.check([tiny_run.run / "cams/saliency.h5"], [frames["epoch"]["Path"][0].split("/")[-3]])
 
 
 def test_scores_of_the_leaking_file_are_refused_or_stamped(tiny_run, masks, tmp_path):

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chexseg.data import mask_files
+from chexseg.data import leak_guard, mask_files
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import leak_guard
 from tests.evaluation.masks import METHODS, TASKS, TRUTH, entry, name
 from tests.pipeline.scripts import ROOT
 from tests.pipeline.scripts import run as run_script

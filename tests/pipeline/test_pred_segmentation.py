@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from chexseg.classifier import saliency_masks, saliency_pickles, saliency_store
-from chexseg.data import rle
+from chexseg.data import leak_guard, rle
 from chexseg.data.images import upsample
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
-from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import SCORED, TASKS, name, run
 
 

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from chexseg.classifier.saliency_store import open_maps
-from chexseg.data import mask_files
+from chexseg.data import leak_guard, mask_files
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError, UsageError
 from chexseg.evaluation import quality
-from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import SCORED, entry, name, run
 
 SCRIPT = "pseudo_label_quality.py"

@@ -1,8 +1,10 @@
 """reproduce.sh: which commands it runs, and that all of it ends; a stand-in for Python writes down what it is asked."""
 
 import os
+import runpy
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -95,6 +97,40 @@ def test_no_training_gets_more_processes_than_its_batches_have_images(world):
     ranks = {(words[0], words[1]) for words in asked(root)}
     assert {("test.py", "8"), ("train_irnet.py", "8"), ("segmentation_distillation.py", "2")} <= ranks
     assert {number for name, number in ranks if name == "segmentation_train.py"} == {"2", "4"}
+
+
+def test_tables_go_on_from_the_very_networks_of_the_pipeline(world):
+    """paper_tables.py plans for real; every network that the pipeline has trained is asked for with its own options."""
+    root, environment = world
+    (root / "python").write_text(
+        STUB.replace("script=$", "full=$1 script=$")
+        + '[[ "$script" != paper_tables.py || " $* " != *" --plan "* ]] || exec "$REAL" "$full" "$@"\n'
+    )
+    run = root / "work/tiny/base/train_cams/m_c.ckpt"
+    run.mkdir(parents=True)
+    (run / "pseudo_seg_labels_encoded_irnet.json").write_text('{"a": {}}')
+    given = environment | {"REAL": sys.executable, "REPORT": str(root / "work/tiny/report"), "PYTHONPATH": str(ROOT)}
+    asking = command(root, "tiny", "tables", "--only", "budget", "switches", "--seeds", "17")
+    done = subprocess.run(asking, env=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "trainings with the seeds 17; 0 of them ended before" in done.stdout
+    words = asked(root)
+    first = [line[0] for line in words].index("paper_tables.py")
+    assert words[-1][0] == "paper_tables.py" and "--plan" not in words[-1] and words[-1][-5:] == asking[4:9]
+
+    def trainings(lines):
+        parsed = {}
+        for script, _, *options in lines:
+            if script in ("segmentation_train.py", "segmentation_distillation.py"):
+                args = runpy.run_path(str(ROOT / script), run_name="parsed")["build_parser"]().parse_args(options)
+                parsed[args.save_dir / args.experiment_name] = vars(args)
+        return parsed
+
+    pipeline, tables = trainings(words[:first]), trainings(words[first:])
+    shared = pipeline.keys() & tables.keys()
+    assert {path.name for path in shared} == {"full", "chexseg", "full_plus", "teacher", "chexseg_plus"}
+    assert all(pipeline[path] == tables[path] for path in shared)
+    assert len(tables) > 20 and {args["seed"] for args in tables.values()} == {17}
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor runs one lane after the other")

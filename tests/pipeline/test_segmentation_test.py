@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco
 
 import constants
-from chexseg.data import mask_files, rle
+from chexseg.data import leak_guard, mask_files, rle
 from chexseg.data.mask_files import MaskFile
-from chexseg.runtime import leak_guard
 from chexseg.segmentation.model import SegmentationSpec, build_model, save_model
 from tests.irnet.six_films import assert_light, assert_one_line, run
 
@@ -116,6 +116,26 @@ def test_leaks_are_refused_or_stamped_and_inherited(world, capsys):
     leak_guard.record(world / "cutoffs.csv", {"cut-offs": ["patient00003"]})
     status, _ = predict(world, *gate, "--allow_leak", "True")
     assert sorted(leak_guard.read(world / "out.json")) == ["cutoffs.csv", "thresholds.txt"]
+
+
+def test_the_oracle_is_stamped_and_at_least_as_good_as_any_threshold(world, capsys):
+    """By the masks that the network predicts at each of the thresholds, at the films' own size."""
+    assert predict(world, "--oracle", "--allow_leak")[0] == 0
+    assert "UPPER BOUND, no test result" in capsys.readouterr().out
+    table = pd.read_csv(world / "out_oracle.csv").set_index("task")
+    assert set(table["protocol"]) == {"oracle_upper_bound"} and "mIoU" in table.index
+    truth, best = MaskFile(world / "test_encoded.json"), {}
+    for threshold in np.arange(20) / 20:
+        (world / "thresholds.txt").write_text(json.dumps([threshold] * len(TASKS)))
+        _, found = predict(world, "--allow_leak")
+        for task in table.index.drop("mIoU"):
+            pairs = [(found[i][task], truth[i][task]) for i in truth if areas({task: truth[i][task]}).sum()]
+            ious = [
+                rle.area([coco.merge([p, t], intersect=True)])[0] / rle.area([coco.merge([p, t])])[0] for p, t in pairs
+            ]
+            best[task] = max(best.get(task, 0), np.mean(ious))
+    for task, iou in best.items():
+        assert table.loc[task, "iou"] == pytest.approx(iou, abs=0.03), task
 
 
 @pytest.mark.parametrize(

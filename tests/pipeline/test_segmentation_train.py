@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import constants
-from chexseg.data import mask_files
+from chexseg.data import leak_guard, mask_files
 from chexseg.data.mask_files import MaskFile
-from chexseg.runtime import leak_guard
 from tests.pipeline.segmentation_world import (
     COMMON,
     FULL,

@@ -4,10 +4,9 @@ import random
 
 import pytest
 
-from chexseg.data import chexpert, mask_files, rle
+from chexseg.data import chexpert, leak_guard, mask_files, rle
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard
 from tests.pipeline.scripts import entry, name, run
 
 

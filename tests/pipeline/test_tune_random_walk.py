@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chexseg.data import mask_files, rle
+from chexseg.data import leak_guard, mask_files, rle
 from chexseg.data.chexpert import patient_of
 from chexseg.data.mask_files import MaskFile
 from chexseg.evaluation import bootstrap, metrics
-from chexseg.runtime import leak_guard
 from tests.irnet.six_films import IDS, SIZE, TASKS, assert_light, assert_one_line, run
 
 pytestmark = pytest.mark.usefixtures("six_films_environment")

@@ -5,11 +5,10 @@ import pytest
 
 import constants
 from chexseg.classifier import saliency_masks, saliency_store
-from chexseg.data import mask_files, rle
+from chexseg.data import leak_guard, mask_files, rle
 from chexseg.data.chexpert import patient_of
 from chexseg.data.mask_files import MaskFile
 from chexseg.evaluation import bootstrap, metrics, tuning
-from chexseg.runtime import leak_guard
 from tests.irnet.six_films import IDS, SIZE, TASKS, assert_light, assert_one_line, run
 
 pytestmark = pytest.mark.usefixtures("six_films_environment")

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from chexseg.data import leak_guard
 from chexseg.data.chexpert import patient_of
 from chexseg.data.mask_files import MaskFile
 from chexseg.evaluation.pooled_iou import PooledIoU
-from chexseg.runtime import leak_guard
 from chexseg.segmentation.dataset import SegmentationSet, build_cache
 from chexseg.segmentation.pasting import StudentSet
 from chexseg.segmentation.student import SoftStudentTrainer, StudentTrainer

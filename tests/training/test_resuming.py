@@ -5,6 +5,7 @@ import random
 import select
 import signal
 import time
+import zipfile
 
 import pytest
 import torch
@@ -193,13 +194,26 @@ def test_other_arguments_are_refused_by_name_unless_the_checkpoint_is_named(undi
     assert result.history[0]["lr"] == pytest.approx(0.01 * (1 - 11 / 18))
 
 
-@pytest.mark.parametrize("keep", [0, 100, -100])
-def test_a_damaged_checkpoint_is_named(tmp_path, keep):
-    train(tmp_path, num_epochs=1)
+@pytest.mark.parametrize("damage", ["empty", "start only", "end gone", "a byte flipped", "other content"])
+def test_a_damaged_checkpoint_is_named_and_training_starts_anew(undisturbed, tmp_path, caplog, damage):
+    with pytest.raises(SystemExit):
+        train(tmp_path, max_minutes=1e-9)
     path = tmp_path / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"checkpoint\.pt: damaged.*--resume none"):
-        train(tmp_path)
+    data = bytearray(path.read_bytes())
+    keep = {"empty": 0, "start only": 100, "end gone": -100}.get(damage, len(data))
+    if damage == "a byte flipped":
+        with zipfile.ZipFile(path) as parts:
+            largest = max(parts.infolist(), key=lambda part: part.file_size)
+            data[data.find(parts.read(largest))] ^= 1
+    path.write_bytes(data[:keep])
+    if damage == "other content":
+        torch.save({"progress": {"epoch": 1, "steps": 2}}, path)
+    with pytest.raises(DataError, match=r"checkpoint\.pt: damaged, or no checkpoint of ours .*name another one"):
+        train(tmp_path / "other", resume=str(path))
+    model, _ = train(tmp_path)
+    assert "checkpoint.pt: damaged" in caplog.text and "starts anew" in caplog.text
+    assert_same_weights(model, undisturbed.model)
+    assert log_of(tmp_path) == undisturbed.log
 
 
 def test_a_missing_checkpoint_and_another_network_are_named(tmp_path):

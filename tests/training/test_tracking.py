@@ -1,12 +1,19 @@
 """The log file, and Weights & Biases that never asks, waits or sends unasked."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from chexseg.training import tracking
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_resuming_drops_later_epochs_and_a_torn_line(tmp_path):
@@ -20,6 +27,17 @@ def test_resuming_drops_later_epochs_and_a_torn_line(tmp_path):
     assert lines.read() == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 1.0}]
     lines.keep(0)
     assert lines.path.read_text() == ""
+
+
+def test_damaged_lines_are_named_and_the_others_kept(tmp_path, caplog):
+    lines = tracking.JsonLines(tmp_path / "log.jsonl")
+    whole = [{"epoch": epoch, "score": float("nan") if epoch == 1 else 0.1 * epoch} for epoch in (1, 2, 3)]
+    damaged = [b"\xff\xfe{", b"[1, 2]", b'{"epoch": "2"}', b"[" * 100_000]
+    rows = [json.dumps(record).encode() for record in whole]
+    lines.path.write_bytes(b"\n".join([rows[0], *damaged[:2], rows[1], *damaged[2:], rows[2], b'{"epo']))
+    lines.keep(3)
+    assert "log.jsonl: line 2, 3, 5, 6, 8 damaged" in caplog.text
+    assert lines.path.read_bytes().splitlines() == rows
 
 
 @pytest.fixture
@@ -46,6 +64,41 @@ def test_without_a_project_wandb_is_not_even_imported(tmp_path, monkeypatch):
     run.log({"epoch": 1})
     run.close()
     assert list(tmp_path.iterdir()) == []
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from chexseg.training.tracking import Wandb
+if __name__ == "__main__":
+    run = Wandb("project", "run", {"lr": 1}, Path(sys.argv[1]))
+    run.start(resumed=False)
+    run.log({"epoch": 1, "loss": 0.5})
+    run.close()
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, which sees wandb's own processes too")
+def test_offline_no_process_of_wandb_asks_the_network(tmp_path):
+    (tmp_path / "offline.py").write_text(OFFLINE)
+    trace, kept = tmp_path / "trace", {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    command = [
+        "strace",
+        "-f",
+        "-e",
+        "trace=connect,sendto,sendmmsg",
+        "-o",
+        trace,
+        sys.executable,
+        "offline.py",
+        tmp_path,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=kept, capture_output=True, text=True, timeout=120)
+    if "ptrace" in done.stderr.lower() and not list(tmp_path.glob("wandb/offline-run-*")):
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0 and list(tmp_path.glob("wandb/offline-run-*/*.wandb")), done.stderr
+    calls = trace.read_text(errors="replace").splitlines()
+    assert [line for line in calls if "AF_INET" in line and not re.search(r'"(127\.0\.0\.1|::1)"', line)] == []
 
 
 def test_without_a_login_it_stays_offline(wandb, tmp_path):

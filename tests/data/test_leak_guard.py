@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from chexseg.data import leak_guard
 from chexseg.errors import DataError
-from chexseg.runtime import leak_guard
 
 
 @pytest.fixture
