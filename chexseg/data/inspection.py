@@ -120,7 +120,9 @@ def label_file(
     path = checks.attempt(f"{split} labels", find, "see the layout in the README; CHEXPERT_DATA_DIR names the folder")
     if path is None:
         return None
-    frame = checks.attempt(f"{split} labels", lambda: chexpert.read_labels(path, names.observations, names.aliases))
+    frame = checks.attempt(
+        f"{split} labels", lambda: chexpert.read_labels(path, names.observations, names.aliases, split)
+    )
     if frame is None:
         return None
     frontal = label_files.of_views(frame)
