@@ -228,8 +228,10 @@ def _methods(places: Places, counts: Counts, speed: Speed, settings: Settings) -
     common = f"--save_dir {places.trials} --eval_masks_path {places.rest} --lr 1e-4"
     of_experts = f"--train_set valid --train_masks_path {experts}"
     plus = "--loss bce_dice --batch_size 4"
-    whole = f"--num_epochs {settings.epochs} --epoch_len {draws} --valid_common_pathologies True"
-    half = f"--num_epochs {max(1, settings.epochs // 2)} --epoch_len {draws}"
+    whole, half = (
+        f"--num_epochs {epochs} --epoch_len {draws} --valid_common_pathologies True"
+        for epochs in (settings.epochs, max(1, settings.epochs // 2))
+    )
     options = {
         "full": f"{of_experts} {whole}",
         **{
@@ -240,7 +242,7 @@ def _methods(places: Places, counts: Counts, speed: Speed, settings: Settings) -
         "chexseg": f"--semi_supervised True --weighted True --ss_expert_annotations_masks_path {experts} "
         f"--ss_dnn_generated_masks_path {places.subset(settings.subset)} {whole}",
         "full_plus": f"{of_experts} {plus} {whole}",
-        TEACHER: f"{of_experts} {plus} {half} --valid_common_pathologies True",
+        TEACHER: f"{of_experts} {plus} {half}",
         "chexseg_plus": f"--teacher_path {places.model(TEACHER)} --from_teacher True --expert_masks_path {experts} "
         f"--strong_labels_weight 0.5 --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 "
         f"--paste 0.5 {plus} {half}",
