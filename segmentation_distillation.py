@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
 
     data = constants.data_dir()
     csv = args.labels_path or chexpert.split_csv(data, "train")
-    frame = label_files.of_views(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES))
+    frame = label_files.of_views(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES, "train"))
     films = rounds.Films(
         data_dir=data,
         cache_dir=constants.cache_dir(),

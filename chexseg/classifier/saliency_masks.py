@@ -9,7 +9,7 @@ import numpy as np
 
 from chexseg.classifier.choices import PROTOCOLS
 from chexseg.classifier.saliency_maps import SaliencyMaps
-from chexseg.data import rle
+from chexseg.data import csv_tables, names, rle
 from chexseg.data.images import upsample
 from chexseg.errors import DataError
 from chexseg.runtime.workers import ordered_map
@@ -137,27 +137,18 @@ def read_task_values(path: Path, column: str, tasks: Sequence[str], aliases: Map
     the highest mIoU counts. DataError for anything but numbers, and for a task that occurs twice without one."""
     import pandas as pd  # half a second of importing that runs without such a file need not wait for
 
-    try:
-        frame = pd.read_csv(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
-    for name in (column, "task"):
-        if name not in frame.columns:
-            raise DataError(f"{path}: no column {name!r}; expected {column} and task")
-    values = pd.to_numeric(frame[column], errors="coerce")
-    wrong = frame[column].notna() & values.isna()
+    frame = csv_tables.frame(path, (column, "task"), texts=("task",), empty=True)
+    values = csv_tables.numbers(frame[column])
+    wrong = frame[column].notna() & ~np.isfinite(values)
     if wrong.any():
-        raise DataError(
-            f"{path}: line {int(np.flatnonzero(wrong)[0]) + 2}: {frame[column][wrong].iloc[0]!r} is no number"
-        )
-    names = frame["task"].map(lambda name: aliases.get(name, name))
+        line = int(np.flatnonzero(wrong)[0]) + 2
+        value = names.shown(frame[column][wrong].iloc[0])
+        raise DataError(f"{path}: line {line}: {value} is no number; correct the file")
+    tasks_there = [names.check_task(aliases.get(name, name), f"{path}: {name!r}"[:200]) for name in frame["task"]]
+    found = pd.Series(tasks_there, index=frame.index, dtype=object)
     if "mIoU" in frame.columns:
-        best = (
-            pd.to_numeric(frame["mIoU"], errors="coerce").fillna(-1).groupby(names).transform("idxmax") == frame.index
-        )
-        values, names = values[best], names[best]
-    if names.duplicated().any():
-        raise DataError(f"{path}: {names[names.duplicated()].iloc[0]!r} occurs twice")
-    return pd.Series(values.to_numpy(), index=names).reindex(list(tasks)).to_numpy(np.float64)
+        best = csv_tables.numbers(frame["mIoU"]).fillna(-1).groupby(found).transform("idxmax") == frame.index
+        values, found = values[best], found[best]
+    if found.duplicated().any():
+        raise DataError(f"{path}: {found[found.duplicated()].iloc[0]!r} occurs twice; keep one row of it")
+    return pd.Series(values.to_numpy(), index=found).reindex(list(tasks)).to_numpy(np.float64)

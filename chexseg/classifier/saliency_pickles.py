@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from chexseg.classifier.saliency_maps import Saliency, SaliencyMaps
+from chexseg.data import image_folder, names
 from chexseg.data.images import upsample
+from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.files import atomic
@@ -82,7 +84,8 @@ def _split_name(path: Path) -> tuple[str, str]:
     image_id, _, task = path.name.removesuffix("_map.pkl").rpartition("_")
     if not image_id:
         raise DataError(f"{path}: expected <image id>_<task>_map.pkl")
-    return image_id, task
+    image_id, task = image_folder.text_of(image_id), image_folder.text_of(task)
+    return names.check_id(image_id, path), names.check_task(task, path)
 
 
 def _read_pickle(path: Path) -> tuple[np.ndarray, float, tuple[int, int]]:
@@ -93,16 +96,22 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, float, tuple[int, int]]:
 
     content = load_pickle(path)
     try:
-        saliency = torch.as_tensor(content["map"]).float().squeeze((0, 1))
+        saliency = torch.as_tensor(content["map"])
+        if saliency.is_complex() or saliency.dtype == torch.bool:
+            raise ValueError(f"a map of {saliency.dtype}")
+        saliency = saliency.float().squeeze((0, 1))
         probabilities = np.asarray(content.get("prob", np.nan), np.float64).ravel()
         of_all = len(probabilities) == len(OBSERVATIONS)
         probability = float(probabilities[OBSERVATIONS.index(content["task"]) if of_all else 0])
-        width, height = map(int, content["cxr_dims"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        width, height = np.asarray(content["cxr_dims"]).tolist()
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise DataError(f"{path}: not a saliency pickle ({type(error).__name__}: {error})") from error
-    if saliency.ndim != 2:
+    if saliency.ndim != 2 or not saliency.numel():
         raise DataError(f"{path}: its map has shape {tuple(saliency.shape)}, expected (1, 1, h, w)")
-    return saliency.numpy(), probability, (height, width)
+    if probability < 0 or probability > 1:
+        raise DataError(f"{path}: its prob is {probability}, expected 0 to 1")
+    check_size(saliency.shape, f"{path}: its map")
+    return saliency.numpy(), probability, check_size((height, width), f"{path}: cxr_dims")
 
 
 def write_pickles(
@@ -129,5 +138,6 @@ def write_pickles(
             "cxr_img": picture,
             "cxr_dims": (width, height),
         }
-        with atomic(folder / f"{image_id}_{task}_map.pkl") as temporary, open(temporary, "wb") as file:
+        stem = image_folder.file_stem(f"{image_id}_{task}_map")
+        with atomic(folder / f"{stem}.pkl") as temporary, open(temporary, "wb") as file:
             pickle.dump(content, file)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexseg.data import image_folder, label_files
+from chexseg.data import csv_tables, image_folder, label_files, names
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 
@@ -27,6 +27,16 @@ def image_id(path: str | Path) -> str:
     `patient00001_study1_view1_frontal`, anything else its whole path (see `image_folder.image_id`)."""
     path = Path(path)
     return image_folder.image_id(path.relative_to(path.anchor))
+
+
+def listed_id(text: object, where: str) -> str:
+    """The image id of a `Path` that stands in a label file. DataError, which begins with `where`, for one that is no
+    path below the data folder."""
+    path = names.check_path(text, where)
+    try:
+        return names.check_id(image_id(path), where)
+    except DataError as error:
+        raise DataError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
 
 
 def patient_of(image_id: str, patients: Mapping[str, str] | None = None) -> str:
@@ -48,9 +58,9 @@ def read_patients(path: Path) -> dict[str, str]:
 def split_csv(data_dir: Path, split: str) -> Path:
     """The label file `<split>.csv` of CheXpert, CheXlocalize's `<val|test>_labels.csv`, CodaLab's test_groundtruth.csv,
     or MIMIC-CXR-JPG's one of all sets."""
-    names = [name for alias in SPLITS[split] for name in (f"{alias}.csv", f"{alias}_labels.csv")]
-    names += ["test_groundtruth.csv"] if split == "test" else []
-    candidates = [Path(data_dir) / root / name for root in ROOTS for name in names]
+    files = [name for alias in SPLITS[split] for name in (f"{alias}.csv", f"{alias}_labels.csv")]
+    files += ["test_groundtruth.csv"] if split == "test" else []
+    candidates = [Path(data_dir) / root / name for root in ROOTS for name in files]
     candidates += [Path(data_dir) / f"mimic-cxr-2.0.0-chexpert.csv{packed}" for packed in ("", ".gz")]
     for path in candidates:
         if path.is_file():
@@ -71,6 +81,9 @@ def read_labels(
     """
     frame = label_files.read(path, split)
     frame = frame.rename(columns={name: aliases.get(name, name) for name in frame.columns})
+    if frame.columns.has_duplicates:
+        twice = names.shown(str(frame.columns[frame.columns.duplicated()][0]))
+        raise DataError(f"{path}: two columns are called {twice}, or by another name of it; correct the file")
     missing = [name for name in observations if name not in frame.columns]
     if len(missing) == len(observations):
         raise DataError(f"{path}: no column {missing[0]!r}, nor any other observation; {_columns(frame)}")
@@ -80,13 +93,15 @@ def read_labels(
         if name in missing:
             frame[name] = np.float32(NO_COLUMN)
             continue
-        values = pd.to_numeric(frame[name], errors="coerce")
+        values = csv_tables.numbers(frame[name])
         wrong = frame[name].notna() & ~values.isin((-1, 0, 1))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise DataError(f"{path}: line {row + 2}, {name!r}: {frame[name].iloc[row]!r} is not 1, 0, -1 or empty")
         frame[name] = values.astype("float32")
-    frame.index = pd.Index([image_id(p) for p in frame["Path"]], name="image_id", dtype=object)
+    lines = (f"{path}: line {line}, 'Path'" for line in range(2, len(frame) + 2))
+    ids = [listed_id(text, where) for text, where in zip(frame["Path"], lines, strict=True)]
+    frame.index = pd.Index(ids, name="image_id", dtype=object)
     if frame.index.has_duplicates:
         raise DataError(f"{path}: {frame.index[frame.index.duplicated()][0]} occurs twice")
     return frame
@@ -105,9 +120,14 @@ def present(frame: pd.DataFrame, ids: Sequence[str], tasks: Sequence[str], *, un
     return (labels == 1) | ((labels == -1) & uncertain)
 
 
-def csv_image_path(data_dir: Path, path: str) -> Path:
-    """The image that a label file's `Path` names, below any of CheXpert's usual roots, or anywhere below `data_dir`."""
-    relative = Path(path)
+def csv_image_path(data_dir: Path, path: str, csv: Path | None = None) -> Path:
+    """The image that the `Path` of a label file `csv` names, below any of CheXpert's usual roots, or anywhere below
+    `data_dir`."""
+    relative = names.check_path(path, csv or data_dir)
+    if relative.is_absolute() and not relative.is_relative_to(Path(data_dir).absolute()):
+        relative = relative.relative_to(
+            relative.anchor
+        )  # another machine's, as in the original's uncertainty_zeros.csv
     tails = [relative, Path(*relative.parts[1:])] if len(relative.parts) > 4 else [relative]
     candidates = [Path(data_dir) / base / tail for tail in tails for base in ("CheXpert", *ROOTS)]
     for candidate in candidates:
@@ -120,18 +140,18 @@ def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
     """The file of an image id: CheXpert's in `split` (train, valid, test; None looks in all), any other wherever it
     lies below `data_dir`, where the end of its path may be enough (`0001` finds images/0001.png). DataError where there
     is none, or more than one."""
-    names = [a for s in ([split] if split else SPLITS) for a in SPLITS.get(s, (s,))]
+    folders = [a for s in ([split] if split else SPLITS) for a in SPLITS.get(s, (s,))]
     match = IMAGE_ID.fullmatch(image_id)
     if match is not None:
         stem = Path(*match.groups())
         for root in ROOTS:
-            for name in names:
+            for name in folders:
                 for suffix in SUFFIXES:
                     path = Path(data_dir) / root / name / stem.with_suffix(suffix)
                     if path.is_file():
                         return path
         if split:
-            raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(names)} of {data_dir}/CheXpert")
+            raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(folders)} of {data_dir}/CheXpert")
     return _elsewhere(data_dir, image_id)
 
 
@@ -180,7 +200,7 @@ class ImageSet:
             guess = Path(self._prefix + listed)
             if guess.is_file():
                 return guess
-        path = csv_image_path(self.data_dir, listed)
+        path = csv_image_path(self.data_dir, listed, self.csv)
         if str(path).endswith(listed):
             self._prefix = str(path).removesuffix(listed)
         return path

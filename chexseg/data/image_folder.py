@@ -2,7 +2,8 @@
 
 An image's id is its path below the folder that was named, without the suffix, "/" turned to "__"; a path that ends in
 CheXpert's patient/study/view gives `patient00001_study1_view1_frontal`, and one that ends as MIMIC-CXR's does gives
-`p10000032_s50414267_<image>`. Decoding images is in `images`.
+`p10000032_s50414267_<image>`. Characters that are no text, such as a line's end, are written as %XX. Decoding images is
+in `images`.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from urllib.parse import quote, unquote
 
+from chexseg.data.names import MAX_ID, NO_TEXT
 from chexseg.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
@@ -31,7 +33,10 @@ def image_id(path: PurePath) -> str:
     for forms in _PATIENT_FIRST:
         if len(last) == 3 and all(re.fullmatch(form, word) for form, word in zip(forms, last, strict=True)):
             return "_".join(last)
-    return "__".join([*folders, stem])
+    name = "__".join([*folders, stem])
+    # A file system allows what is no text, and a thousand folders in each other; an id (`names.check_id`) does not.
+    name = NO_TEXT.sub(lambda found: quote(found.group(), safe="", errors="surrogateescape"), name)
+    return name if len(name) <= MAX_ID else name[: MAX_ID - 17] + "~" + hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def file_stem(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from chexseg.data import csv_tables
 from chexseg.data.views import VIEWS
 from chexseg.errors import DataError
 
@@ -74,12 +75,7 @@ def read(path: Path, split: str | None = None) -> pd.DataFrame:
 
 
 def _csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such label file") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
+    return csv_tables.frame(path, texts=NAMES)
 
 
 def _some(columns: pd.Index) -> str:

@@ -1,11 +1,10 @@
 """How far the paper's stages are, what stands in the way of each, what room the others need, and what comes next."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from chexseg.data.pipeline import Stage
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 from chexseg.runtime.checks import Check
 from chexseg.runtime.progress import duration
 
@@ -57,7 +56,7 @@ def _training_state(output: Path) -> str:
 def _read(path: Path) -> dict:
     """A record; empty where it cannot be read."""
     try:
-        content = json.loads(path.read_text())
+        content = plain_json.read(path, finite=False)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

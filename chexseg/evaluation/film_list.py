@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from chexseg.data import json_lines, label_files, rle
-from chexseg.data.chexpert import image_id
+from chexseg.data.chexpert import listed_id
 from chexseg.evaluation.metrics import some
 
 Masks = Mapping[str, Mapping]
@@ -29,7 +29,9 @@ def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
     stand under another name (`aliases`)."""
     aliases = aliases or {}
     frame = label_files.read(path)
-    frame.index = pd.Index([image_id(text) for text in frame["Path"]], dtype=object)
+    lines = (f"{path}: line {line}, 'Path'" for line in range(2, len(frame) + 2))
+    ids = [listed_id(text, where) for text, where in zip(frame["Path"], lines, strict=True)]
+    frame.index = pd.Index(ids, dtype=object)
     frame = label_files.of_views(frame)
     present = frame.apply(pd.to_numeric, errors="coerce") == 1
     names = [aliases.get(str(name), str(name)) for name in frame.columns]

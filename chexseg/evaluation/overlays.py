@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
+from chexseg.data.images import opened
 from chexseg.evaluation.figure import COLOURS, THEMES, outlined
 from chexseg.runtime.files import replace
 
@@ -74,7 +75,7 @@ def contact_sheet(overlays: Mapping[str, tuple[Path, tuple[int, int]]], tasks: S
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     for number, (image_id, (path, shape)) in enumerate(overlays.items()):
         x, y = MARGIN + number % columns * (CELL + MARGIN), len(head) + number // columns * height
-        with Image.open(path, formats=["PNG"]) as picture:
+        with opened(path, formats=("PNG",)) as picture:
             small = picture.convert("RGB").crop((0, 0, shape[1], shape[0]))
         small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
         sheet.paste(small, (x + (CELL - small.width) // 2, y + (CELL - small.height) // 2))

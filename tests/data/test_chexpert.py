@@ -64,7 +64,7 @@ def test_a_file_without_any_observation_and_a_missing_one_are_named(tmp_path):
         DataError, match=r"train.csv: no column 'Fracture', nor any other.* the file has Path, Airspace"
     ):
         chexpert.read_labels(path, ("Fracture",), ALIASES)
-    with pytest.raises(DataError, match="nothing.csv: no such label file"):
+    with pytest.raises(DataError, match="nothing.csv: no such file"):
         chexpert.read_labels(tmp_path / "nothing.csv", TASKS, ALIASES)
 
 

@@ -66,7 +66,7 @@ def test_every_name_in_the_table_means_columns_of_chexpert():
     [
         (["Image", "Edema"], "no column 'Path'; it has Image, Edema; label files that are known: CheXpert, .*NIH"),
         (["subject_id", "study_id", "Edema"], "metadata.csv is missing, which names the images"),
-        (["Study", "Edema"], "test_image_paths.csv: no such label file"),
+        (["Study", "Edema"], "test_image_paths.csv: no such file"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, header, message):

@@ -107,5 +107,5 @@ def test_a_list_is_a_label_file_with_paths(tmp_path):
     path.write_text("Image,Edema\nx,1\n")
     with pytest.raises(DataError, match="test_labels.csv: no column .Path."):
         film_list.read_list(path)
-    with pytest.raises(DataError, match="no such label file"):
+    with pytest.raises(DataError, match="no such file"):
         film_list.read_list(tmp_path / "none.csv")
