@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
     listing = run / "train_cams_paths.csv"
     ids, maps = read_listing(listing), open_maps(run)
     maps.task_rows(tasks)  # an unknown task is an error now, not in the middle of the work
-    maker = TrainSetMaker(maps, tasks, constants.data_dir(), args.image_size)
+    maker = TrainSetMaker(maps, tasks, constants.data_dir(), args.image_size, listing)
     record = provenance.describe(vars(args), [listing], code=__file__)
     record["inputs"]["maps"] = maps.fingerprint()
     shards.build(

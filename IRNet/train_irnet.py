@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import constants
 from chexseg.classifier.choices import ARCHITECTURES
@@ -22,9 +21,6 @@ from chexseg.errors import DataError
 from chexseg.runtime import cli, provenance
 from chexseg.training.options import RunOptions
 from chexseg.training.run_record import Run
-
-if TYPE_CHECKING:
-    from chexseg.data.hdf5_files import Hdf5File
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,21 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def open_pair(map_dir: Path) -> tuple[Hdf5File, Hdf5File]:
-    """The images and the relation labels of a run folder. DataError where they are not of each other."""
-    from chexseg.data import hdf5_files
-
-    train_set, labels = hdf5_files.open_train_set(map_dir), hdf5_files.open_ir_labels(map_dir)
-    if len(train_set["cxr_images"]) != len(labels["ir_labels"]) or train_set.tasks != labels.tasks:
-        raise DataError(f"{labels.path}: not of the images in {train_set.path}; run cam_to_ir_label_hdf5.py again")
-    return train_set, labels
-
-
 def main(args: argparse.Namespace) -> None:
+    from chexseg.data import hdf5_files
     from chexseg.irnet import backbones
 
     map_dir = args.map_dir or constants.run_dir()
-    train_set, labels = open_pair(map_dir)
+    train_set, labels = hdf5_files.open_pair(map_dir)
     crop = args.crop_size or train_set["cxr_images"].shape[-1]
     name = f"ir_model_hdf5_lr_{args.lr}_weight_decay_{args.weight_decay}"
     best, folder = constants.irnet_dir() / f"best_{name}.pth", constants.irnet_dir() / name

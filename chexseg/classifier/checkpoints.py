@@ -16,15 +16,17 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import nn
 
+from chexseg.classifier.module_files import KEYS
 from chexseg.classifier.safe_loading import load_checkpoint
-from chexseg.errors import DataError
+from chexseg.data.names import check_tasks
+from chexseg.errors import DataError, UsageError
 from chexseg.runtime.checks import some
 from chexseg.runtime.files import atomic
 
 
 def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
     """The named tensors of a checkpoint: under `state_dict`, `model` or `model_state`, or the dict itself."""
-    for key in ("state_dict", "model_state_dict", "model_state", "model"):
+    for key in KEYS:
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break
@@ -32,6 +34,18 @@ def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise DataError(f"{path}: no tensors in it; expected a state_dict")
     return tensors
+
+
+def metric(metrics: Mapping, name: str, count: int, path: Path) -> list[float] | None:
+    """A list of `count` finite numbers from 0 to 1 in a file's metrics; None where there is none."""
+    found = metrics.get(name)
+    if found is None:
+        return None
+    if not (isinstance(found, list) and len(found) == count and all(type(n) in (int, float) for n in found)):
+        raise DataError(f"{path}: its metrics' {name} are not {count} numbers; train the network again")
+    if not all(0 <= n <= 1 for n in found):
+        raise DataError(f"{path}: its metrics' {name} are not numbers from 0 to 1; train the network again")
+    return found
 
 
 def differences(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
@@ -50,6 +64,13 @@ def load_exactly(
 ) -> None:
     """Load weights by name. DataError, with the first that differ, for missing, unexpected or misshapen tensors outside
     the modules `but_for`."""
+    network.load_state_dict(fitting(network, tensors, path, but_for=but_for), strict=False)
+
+
+def fitting(
+    network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, *, but_for: tuple[str, ...] = ()
+) -> dict[str, torch.Tensor]:
+    """The tensors that `load_exactly` loads; DataError where they do not fit the network."""
     left_out = tuple(f"{module}." for module in but_for)
     own, given = (
         {k: v for k, v in names.items() if not k.endswith("num_batches_tracked") and not k.startswith(left_out)}
@@ -57,15 +78,16 @@ def load_exactly(
     )
     if found := differences(own, given):
         raise DataError(f"{path}: {some(found)}; it does not fit a {type(network).__name__}")
-    network.load_state_dict(given, strict=False)
+    return given
 
 
 class NetworkSpec(Protocol):
     """A frozen dataclass with what the weights of a kind of network do not say; its fields are str, bool, int, tuple of
     str, or one of these or None. The file keeps it under the key KEY.
 
-    A field's metadata may list its `choices`, and say that it is `optional`: not in the file while it has its default,
-    so that an older version reads the file too.
+    A field's metadata may list its `choices`, give its `most` (a number) or a `check` (a function of value and place
+    that raises DataError), and say that it is `optional`: not in the file while it has its default, so that an older
+    version reads the file too. Tuples of texts are tasks.
     """
 
     KEY: ClassVar[str]
@@ -108,12 +130,13 @@ def unpack_network(content: dict, path: Path, kind: type[Spec]) -> tuple[dict[st
     saved = content.get(kind.KEY)
     if not isinstance(saved, dict):
         raise DataError(f"{path}: not {kind.WHAT}: it has no {kind.KEY!r}; make one with {kind.MADE_BY}")
-    spec = _read_spec(saved, path, kind)
+    spec = read_spec(saved, path, kind)
     metrics = content.get("metrics")
     return state_dict(content, path), spec, metrics if isinstance(metrics, dict) else {}
 
 
-def _read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
+def read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
+    """The spec that a file says, every field checked. DataError with the field's name for what it cannot be."""
     hints, values = typing.get_type_hints(kind), {}
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for name in saved:
@@ -124,13 +147,22 @@ def _read_spec(saved: dict, path: Path, kind: type[Spec]) -> Spec:
             if field.default is dataclasses.MISSING:
                 raise DataError(f"{path}: not {kind.WHAT}: {kind.KEY} lacks the field {name!r}")
             continue
-        value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+        value = tuple(saved[name]) if type(saved[name]) is list else saved[name]
         choices = field.metadata.get("choices")
         if not _is_a(value, hints[name]) or (choices and value not in choices):
             wanted = f"one of {', '.join(map(str, choices))}" if choices else inspect.formatannotation(field.type)
             raise DataError(f"{path}: {kind.KEY}, field {name!r}: {str(value)[:60]!r} is not {wanted}")
+        if isinstance(value, int) and value > field.metadata.get("most", value):
+            raise DataError(f"{path}: {kind.KEY}, field {name!r}: {value} is more than {field.metadata['most']}")
+        if isinstance(value, tuple):
+            check_tasks(value, f"{path}: {kind.KEY}, field {name!r}")
+        if "check" in field.metadata:
+            field.metadata["check"](value, f"{path}: {kind.KEY}, field {name!r}")
         values[name] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except UsageError as error:
+        raise DataError(f"{path}: {kind.KEY}: {error}") from error
 
 
 def _is_a(value: Any, hint: Any) -> bool:

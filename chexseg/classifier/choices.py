@@ -7,6 +7,8 @@ ARCHITECTURES = ("resnet10w32", *RESNETS, *DENSENETS, "mobilenet_v2")
 # (`pooling`); the first of each is the paper's.
 OUTPUT_STRIDES = (32, 16, 8)
 POOLINGS = ("average", "lse", "pcam")
+# The longest side of the input that a network file may ask for, in pixels.
+MAX_SIDE = 2048
 # How saliency maps are made (`cam`); all but the first need the package grad-cam.
 CAM_METHODS = ("gradcam", "gradcam++", "layercam")
 # How maps become masks (`saliency_masks.threshold_maps`).

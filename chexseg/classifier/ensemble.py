@@ -6,13 +6,13 @@ Light to import: torch comes in with the first batch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chexseg.errors import DataError, UsageError
+from chexseg.runtime import plain_json
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +29,7 @@ def read_config(path: Path, tasks: Sequence[str], aliases: Mapping[str, str]) ->
 
     DataError for what is not as above, and for a checkpoint that is not there.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such configuration of an ensemble") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
+    content = plain_json.read(path, "expected the configuration of an ensemble")
     models = content.get("task2models") if isinstance(content, dict) else None
     if not isinstance(models, dict) or not models:
         raise DataError(f"{path}: expected {{'task2models': {{task: [{{'ckpt_path': ...}}]}}}}")
@@ -45,6 +40,8 @@ def read_config(path: Path, tasks: Sequence[str], aliases: Mapping[str, str]) ->
         name = aliases.get(task, task)
         if name not in tasks:
             raise DataError(f"{path}: unknown task {task!r}; known are {', '.join(tasks)}")
+        if name in members:
+            raise DataError(f"{path}: {name} occurs twice (also as {task!r}); keep one of them")
         if not isinstance(listed, list) or not listed:
             raise DataError(f"{path}: {task}: expected a list of {{'ckpt_path': ...}}")
         members[name] = tuple(_checkpoint(path, task, entry) for entry in listed)
@@ -53,7 +50,7 @@ def read_config(path: Path, tasks: Sequence[str], aliases: Mapping[str, str]) ->
 
 def _checkpoint(path: Path, task: str, entry: object) -> Path:
     named = entry.get("ckpt_path") if isinstance(entry, dict) else None
-    if not isinstance(named, str) or not named:
+    if not isinstance(named, str) or not named or "\0" in named or len(named) > 4000:
         raise DataError(f"{path}: {task}: {str(entry)[:60]!r} has no 'ckpt_path'")
     found = next((place for place in (Path(named), path.parent / named) if place.is_file()), None)
     if found is None:

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, foreign
-from chexseg.classifier.choices import ARCHITECTURES, OUTPUT_STRIDES, POOLINGS
+from chexseg.classifier.choices import ARCHITECTURES, MAX_SIDE, OUTPUT_STRIDES, POOLINGS
 from chexseg.classifier.networks import HEADS, build_network, family
 from chexseg.classifier.output_stride import set_output_stride
 from chexseg.classifier.pooling import pool
@@ -29,7 +29,7 @@ class ClassifierSpec:
     architecture: str = field(metadata={"choices": ARCHITECTURES})
     tasks: tuple[str, ...]
     three_way: bool = False
-    image_size: int = 320
+    image_size: int = field(default=320, metadata={"most": MAX_SIDE})
     normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
     output_stride: int = field(default=32, metadata={"choices": OUTPUT_STRIDES, "optional": True})
     pooling: str = field(default="average", metadata={"choices": POOLINGS, "optional": True})
@@ -163,7 +163,11 @@ def trained_normalisation(path: Path, default: str) -> str:
     """How the checkpoint says that its network's input was normalised; `default` where it says nothing."""
     content = checkpoints.load_checkpoint(path)
     if isinstance(spec := content.get(ClassifierSpec.KEY), dict):
-        return spec.get("normalisation", default)
+        found = spec.get("normalisation", default)
+        if found not in tuple(NORMALISATION):
+            names = ", ".join(NORMALISATION)
+            raise DataError(f"{path}: spec, field 'normalisation': {str(found)[:60]!r} is not one of {names}")
+        return found
     return "torchxrayvision" if foreign.grey_input(checkpoints.state_dict(content, path)) else default
 
 

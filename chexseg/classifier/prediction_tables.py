@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from chexseg.classifier.saliency_store import StoredMaps
+from chexseg.data import csv_tables, names
 from chexseg.data.chexpert import ImageSet
 from chexseg.errors import DataError
 from chexseg.runtime.files import atomic
@@ -30,12 +31,8 @@ def write_tables(store: Path, images: ImageSet, predictions: Path, listing: Path
 
 def read_listing(path: Path) -> list[str]:
     """The image ids in train_cams_paths.csv."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; make it with test.py --save_cams True --save_train_cams True")
-    try:
-        frame = pd.read_csv(path)
-    except ValueError as error:
-        raise DataError(f"{path}: not a CSV file ({error}); make it again with test.py") from error
-    if ID_COLUMN not in frame.columns:
-        raise DataError(f"{path}: no column {ID_COLUMN!r}; make it again with test.py")
-    return frame[ID_COLUMN].astype(str).tolist()
+    made_by = "make it with test.py --save_cams True --save_train_cams True"
+    ids = [names.check_id(row[ID_COLUMN], path) for row in csv_tables.rows(path, (ID_COLUMN,), made_by=made_by)]
+    if len(set(ids)) < len(ids):
+        raise DataError(f"{path}: {names.twice(ids)} occurs twice; {made_by}")
+    return ids

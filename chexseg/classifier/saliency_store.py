@@ -20,6 +20,8 @@ from chexseg.classifier.saliency_maps import Saliency, SaliencyMaps
 from chexseg.classifier.saliency_pickles import PickledMaps
 from chexseg.data.hdf5_files import Hdf5File, write_strings
 from chexseg.data.hdf5_output import create
+from chexseg.data.hdf5_schema import Field, Schema
+from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.shard_format import read_arrays, write_arrays
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STORE = Path("cams") / "saliency.h5"
+MAX_INPUT = 10_000  # pixels of a side of the network's input
+SCHEMA: Schema = {
+    "ids": Field("text", ("N",)),
+    "maps": Field("f4", ("N", "T", "h", "w")),
+    "probabilities": Field("f4", ("N", "T"), least=0, most=1),
+    "sizes": Field("i4", ("N", "2")),
+}
 
 
 def open_maps(path: Path) -> SaliencyMaps:
@@ -37,7 +46,7 @@ def open_maps(path: Path) -> SaliencyMaps:
     if store.is_file():
         return StoredMaps(store, folder=path.parent if path.is_file() else path)
     pickles = path / "cams" if (path / "cams").is_dir() else path
-    if not any(pickles.glob("*_map.pkl")):
+    if not any(pickles.rglob("*_map.pkl")):
         raise DataError(f"{store}: no saliency maps here; make them with test.py --save_cams True")
     return PickledMaps(pickles, folder=path)
 
@@ -47,10 +56,10 @@ class StoredMaps(SaliencyMaps):
 
     def __init__(self, path: Path, *, folder: Path | None = None):
         self.path, self.folder = Path(path), folder or Path(path).parent
-        self._file = Hdf5File(path, "test.py")
+        self._file = Hdf5File(path, "test.py", SCHEMA)
         self.tasks = self._file.tasks
-        self.ids = self._file.strings("ids")
-        self._side = int(self._file.attribute("image_size"))
+        self.ids = self._file.ids("ids")
+        self._side = self._file.number("image_size", most=MAX_INPUT)
 
     @property
     def network_size(self) -> tuple[int, int]:
@@ -62,23 +71,22 @@ class StoredMaps(SaliencyMaps):
 
     def _read(self, image_id: str) -> Saliency:
         row = self.rows[image_id]
-        height, width = self._file["sizes"][row]
         return {
-            "maps": self._file["maps"][row],
-            "probabilities": self._file["probabilities"][row],
-            "size": (int(height), int(width)),
+            "maps": self._file.row("maps", row),
+            "probabilities": self._file.row("probabilities", row),
+            "size": check_size(self._file["sizes"][row].tolist(), f"{self.path}: {image_id}"),
         }
 
     def probabilities(self, ids: Sequence[str]) -> np.ndarray:
         """All of them in one go."""
         self._require(ids)
-        return self._file["probabilities"][:][[self.rows[image_id] for image_id in ids]]
+        return self._file.whole("probabilities")[[self.rows[image_id] for image_id in ids]]
 
     def predictions(self) -> pd.DataFrame:
         """The probabilities as a table: image ids by tasks."""
         import pandas as pd
 
-        return pd.DataFrame(self._file["probabilities"][:], pd.Index(self.ids, name="image_id"), list(self.tasks))
+        return pd.DataFrame(self._file.whole("probabilities"), pd.Index(self.ids, name="image_id"), list(self.tasks))
 
 
 class SaliencyRecord(Saliency):

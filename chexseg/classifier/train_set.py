@@ -9,6 +9,7 @@ import numpy as np
 from chexseg.classifier.saliency_maps import SaliencyMaps
 from chexseg.data import chexpert
 from chexseg.data.images import read_image, resize_square
+from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.workers import ordered_map
 
@@ -21,6 +22,7 @@ class TrainSetMaker:
     tasks: Sequence[str]
     data_dir: Path
     image_size: int
+    listing: Path | None = None  # the file that lists the images, for errors
 
     def __call__(self, image_id: str) -> tuple[str, np.ndarray, np.ndarray]:
         image = resize_square(read_image(self._path(image_id)), self.image_size)
@@ -35,4 +37,7 @@ class TrainSetMaker:
         return provenance.stat_fingerprint(self._path(image_id))
 
     def _path(self, image_id: str) -> Path:
-        return chexpert.find_image(self.data_dir, image_id, "train")
+        try:
+            return chexpert.locate(self.data_dir, image_id, ("train",))
+        except DataError as error:
+            raise DataError(f"{self.listing or self.data_dir}: {error}; make the list again with test.py") from error

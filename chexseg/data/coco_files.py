@@ -22,8 +22,10 @@ from pycocotools import mask as coco
 
 from chexseg.data import image_folder, outlines, rle
 from chexseg.data.mask_files import Masks
-from chexseg.data.mask_sizes import check_size, common_size
+from chexseg.data.mask_sizes import check_room, check_size, common_size
+from chexseg.data.names import check_id, check_task
 from chexseg.errors import DataError
+from chexseg.runtime import plain_json
 from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)
@@ -106,7 +108,7 @@ class CocoFile(Mapping[str, dict[str, dict]]):
         self.path, self.unlisted_absent = Path(path), unlisted_absent
         content = _load(self.path)
         names = {_key(c, "id", self.path): _text(c, "name", self.path) for c in content["categories"]}
-        self._tasks = {number: aliases.get(name, name) for number, name in names.items()}
+        self._tasks = {number: check_task(aliases.get(name, name), path) for number, name in names.items()}
         if len(names) < len(content["categories"]):
             raise DataError(f"{path}: two categories have one id")
         if len(set(self._tasks.values())) < len(names):
@@ -119,6 +121,7 @@ class CocoFile(Mapping[str, dict[str, dict]]):
             if not isinstance(name, str):
                 raise DataError(f"{path}: image {number}: name {str(name)[:60]!r} is not a text")
             name = name if "name" in image else image_folder.image_id(PurePosixPath(name.replace("\\", "/")))
+            check_id(name, path)
             if number in ids or name in self._images:
                 raise DataError(f"{path}: image {number}, {name!r}, occurs twice")
             ids[number] = name
@@ -161,6 +164,7 @@ class CocoFile(Mapping[str, dict[str, dict]]):
             named = f"{where}: annotation {annotation.get('id')!r}"
             task = self._task(annotation.get("category_id"), named)
             parts.setdefault(task, []).append(_mask(annotation.get("segmentation"), size, named))
+        check_room([size] * len(self._tasks), where)
         nothing = rle.empty(size)
         known = {*parts, *(self._task(number, where) for number in absent)}
         masks = {}
@@ -186,7 +190,7 @@ def _mask(segmentation: Any, size: tuple[int, int], where: str) -> dict:
         return {"size": found["size"], "counts": found["counts"].encode()}
     try:
         polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{where}: segmentation {str(segmentation)[:60]!r} is no mask and no list of polygons"
         ) from error
@@ -203,11 +207,9 @@ def _mask(segmentation: Any, size: tuple[int, int], where: str) -> dict:
 
 def _load(path: Path) -> dict[str, list]:
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = plain_json.parse(Path(path).read_bytes(), path, "fetch or export the file again")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not whole JSON ({error}); fetch or export the file again") from error
     for key in ("images", "annotations", "categories"):
         records = content.get(key) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

@@ -14,14 +14,14 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from chexseg.data import image_folder, rle
+from chexseg.data import dicom_images, image_folder, rle
 from chexseg.data.mask_files import Masks
-from chexseg.data.mask_sizes import check_size, common_size
+from chexseg.data.mask_sizes import check_room, check_size, common_size
+from chexseg.data.names import check_id, check_task
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.files import writing
@@ -119,10 +119,10 @@ def _reference(source: Path | None, image_id: str, size: tuple[int, int], keep_p
             setattr(image, name, generate_uid(entropy_srcs=[name, ascii(image_id)]))
         return image
     try:
-        given = pydicom.dcmread(source, stop_before_pixels=True)
-        for name in REFERENCE:
-            setattr(image, name, given[name].value)
-    except (pydicom.errors.InvalidDicomError, KeyError, OSError, ValueError) as error:
+        with dicom_images.opened(source, stop_before_pixels=True) as given:
+            for name in REFERENCE:
+                setattr(image, name, given[name].value)
+    except OSError as error:
         raise DataError(f"{source}: not a DICOM image that a segmentation can refer to ({error})") from error
     if (image.Rows, image.Columns) != size:
         raise DataError(f"{source}: {image.Rows} x {image.Columns} pixels, but the masks of {image_id} are {size}")
@@ -138,7 +138,7 @@ class SegFiles(Mapping[str, dict[str, dict]]):
     def __init__(self, place: Path, aliases: Mapping[str, str]):
         self.paths = {}
         for path in image_folder.find([place], (".dcm", ".dicom")).values():
-            self.paths[image_folder.text_of(path.name[: -len(path.suffix)])] = path
+            self.paths[check_id(image_folder.text_of(path.name[: -len(path.suffix)]), path)] = path
         self._aliases = dict(aliases)
 
     def __len__(self) -> int:
@@ -154,27 +154,34 @@ class SegFiles(Mapping[str, dict[str, dict]]):
 def read(path: Path, aliases: Mapping[str, str]) -> dict[str, dict]:
     """The masks of one file, by its segments' labels. DataError for anything but a binary segmentation of one image."""
     try:
-        found = pydicom.dcmread(path)
-        if found.get("SegmentationType") != "BINARY":
-            raise DataError(f"{path}: {found.get('SegmentationType', 'no')} segmentation; only BINARY ones are read")
-        size = check_size((found.Rows, found.Columns), str(path))
-        labels = {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in found.SegmentSequence}
-        frames = found.PerFrameFunctionalGroupsSequence
-        numbers = [_segment_number(frame, found) for frame in frames]
-        if len(numbers) > len(set(numbers)) or not set(numbers) <= set(labels):
-            raise DataError(f"{path}: {len(numbers)} frames of {len(labels)} segments; expected one frame a segment")
-        pixels = np.reshape(found.pixel_array, (len(numbers), *size)) if numbers else np.zeros((0, *size), np.uint8)
-    except DataError:
-        raise
-    except (pydicom.errors.InvalidDicomError, OSError, AttributeError, KeyError, IndexError, ValueError) as error:
+        with dicom_images.opened(path) as found:
+            size, labels, numbers, pixels = _read(found, path)
+    except OSError as error:
         raise DataError(f"{path}: not a DICOM segmentation of one image ({error})") from error
     masks = {}
     for number, label in labels.items():
-        task = aliases.get(label, label)
+        task = check_task(aliases.get(label, label), path)
         if task in masks:
-            raise DataError(f"{path}: two segments are called {task!r}")
+            raise DataError(f"{path}: two segments are called {task!r}; rename one of them")
         masks[task] = rle.encode(pixels[numbers.index(number)][None])[0] if number in numbers else rle.empty(size)
     return masks
+
+
+def _read(found: Dataset, path: Path) -> tuple[tuple[int, int], dict[int, str], list[int], np.ndarray]:
+    """Size, labels by segment, and the segment of each frame of the pixels (frames, h, w)."""
+    if found.get("SegmentationType") != "BINARY":
+        raise DataError(f"{path}: {found.get('SegmentationType', 'no')} segmentation; only BINARY ones are read")
+    size = check_size((found.Rows, found.Columns), str(path))
+    segments = list(found.SegmentSequence)
+    labels = {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in segments}
+    numbers = [_segment_number(frame, found) for frame in found.PerFrameFunctionalGroupsSequence]
+    if len(labels) < len(segments):
+        raise DataError(f"{path}: two of its segments have one number; make it again")
+    if len(numbers) > len(set(numbers)) or not set(numbers) <= set(labels):
+        raise DataError(f"{path}: {len(numbers)} frames of {len(labels)} segments; expected one frame a segment")
+    check_room([size] * len(labels), str(path))
+    pixels = np.reshape(found.pixel_array, (len(numbers), *size)) if numbers else np.zeros((0, *size), np.uint8)
+    return size, labels, numbers, pixels
 
 
 def _segment_number(frame: Dataset, whole: Dataset) -> int:

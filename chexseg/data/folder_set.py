@@ -10,7 +10,7 @@ import pandas as pd
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import read_image
 from chexseg.errors import DataError
-from chexseg.runtime import distributed, provenance
+from chexseg.runtime import distributed, plain_json, provenance
 from chexseg.runtime.files import atomic
 from chexseg.runtime.workers import ordered_map
 
@@ -43,8 +43,10 @@ def readable(paths: Mapping[str, Path], folder: Path, num_workers: int = 0) -> F
 
 def _check(paths: Mapping[str, Path], record: Path, num_workers: int) -> dict[str, list[str]]:
     try:
-        known = json.loads(record.read_text())
-    except (OSError, ValueError):
+        known = plain_json.read(record)
+        if not all(type(why) is str for _, why in known.values()):
+            known = {}
+    except (OSError, ValueError, AttributeError, TypeError):  # of another version, or damaged: looked at again
         known = {}
     prints = {name: provenance.stat_fingerprint(path) for name, path in paths.items()}
     stale = [name for name in paths if known.get(name, [""])[0] != prints[name]]

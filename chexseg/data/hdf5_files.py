@@ -7,78 +7,116 @@ task. A chunk of a finding that is absent, all 255, is never written: it takes n
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from chexseg.data.hdf5_output import create
+from chexseg.data.hdf5_schema import Field, Schema, attribute, check, names_of_tasks, unique_ids
 from chexseg.errors import DataError
 from chexseg.runtime.shard_format import read_arrays, write_arrays
 
 IGNORE = 255
+TRAIN_SCHEMA: Schema = {
+    "cxr_images": Field("u1", ("N", "S", "S")),
+    "cxr_cams": Field("f4", ("N", "T", "h", "w")),
+    "cxr_base_names": Field("text", ("N",)),
+}
+LABEL_SCHEMA: Schema = {"ir_labels": Field("u1", ("N", "T", "S", "S"), values=(0, 1, IGNORE), may_be_unwritten=True)}
 TRAIN_SET, IR_LABELS = Path("hdf5_files/train_set"), Path("hdf5_files/ir_labels")
 
 
 class Hdf5File:
     """An HDF5 file that is opened at first use in each process, so that an instance may cross a fork or a spawn.
 
-    `tasks` are the names along a dataset's second axis; `file[dataset]` is an h5py dataset. DataError where the file
-    is missing, not HDF5, or lacks what is asked for; it says which script (`made_by`) makes the file.
+    `tasks` are the names along a dataset's second axis; `file[dataset]` is an h5py dataset, `row` and `whole` read from
+    one. DataError where the file is missing, not HDF5, or not as `schema` has it (`hdf5_schema.check`); it says which
+    script (`made_by`) makes the file.
     """
 
-    def __init__(self, path: Path, made_by: str):
-        self.path, self._made_by = Path(path), made_by
+    def __init__(self, path: Path, made_by: str, schema: Schema):
+        self.path, self._made_by, self._schema = Path(path), made_by, schema
         self._pid: int | None = None
         self._file: h5py.File | None = None
         if not self.path.is_file():
             raise DataError(f"{path}: no such file; make it with {made_by}")
-        self.tasks: tuple[str, ...] = tuple(json.loads(self.attribute("tasks")))
+        with self._named():
+            file = self._opened()
+            self.tasks = names_of_tasks(file, self.path)
+            self.sizes = check(file, schema, {"T": len(self.tasks)}, self.path.stat().st_size)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_pid": None, "_file": None}
 
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Every fault inside is one of this file."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{self.path}: {str(error).removeprefix(f'{self.path}: ')}") from error
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+            said = " ".join(str(error).split())[:200]
+            made_by = f"make it again with {self._made_by}"
+            raise DataError(f"{self.path}: not a readable HDF5 file ({said}); {made_by}") from error
+
     def _opened(self) -> h5py.File:
-        if self._pid != os.getpid():
-            try:
-                self._file = h5py.File(self.path, "r")
-            except OSError as error:
-                raise DataError(f"{self.path}: not a readable HDF5 file; make it again with {self._made_by}") from error
+        if self._pid != os.getpid() or self._file is None:
+            self._file = h5py.File(self.path, "r")
             self._pid = os.getpid()
         return self._file
 
     def __getitem__(self, dataset: str) -> h5py.Dataset:
-        try:
+        with self._named():
             return self._opened()[dataset]
-        except KeyError as error:
-            raise DataError(f"{self.path}: no dataset {dataset!r} in it; make it with {self._made_by}") from error
 
-    def attribute(self, name: str) -> Any:
-        """The value of an attribute of the whole file."""
-        try:
-            return self._opened().attrs[name]
-        except KeyError as error:
-            raise DataError(f"{self.path}: does not say {name!r}; make it with {self._made_by}") from error
+    def row(self, dataset: str, index: int) -> np.ndarray:
+        """One row of a dataset, its values as the schema has them."""
+        with self._named():
+            return self._schema[dataset].checked(self._opened()[dataset][index], f"{dataset}, row {index}")
 
-    def strings(self, dataset: str) -> list[str]:
-        """A dataset of text, whole."""
-        return [text.decode() for text in self[dataset][:]]
+    def whole(self, dataset: str) -> np.ndarray:
+        """All rows of a small dataset."""
+        with self._named():
+            return self._schema[dataset].checked(self._opened()[dataset][:], dataset)
+
+    def number(self, name: str, most: int) -> int:
+        """A whole number from 1 to `most` in an attribute of the file."""
+        with self._named():
+            value = attribute(self._opened(), name)
+            if not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
+                raise DataError(f"{name} is {str(value)[:60]!r}, expected 1 to {most}; make it with {self._made_by}")
+            return int(value)
+
+    def ids(self, dataset: str) -> list[str]:
+        """A dataset of image ids, whole; each must be there once."""
+        with self._named():
+            return unique_ids(self._opened(), dataset, self._schema, self.path.stat().st_size)
 
 
 def open_train_set(run: Path) -> Hdf5File:
-    return Hdf5File(run / TRAIN_SET, "IRNet/convert_to_hdf5.py")
+    return Hdf5File(run / TRAIN_SET, "IRNet/convert_to_hdf5.py", TRAIN_SCHEMA)
 
 
 def open_ir_labels(run: Path) -> Hdf5File:
-    return Hdf5File(run / IR_LABELS, "IRNet/cam_to_ir_label_hdf5.py")
+    return Hdf5File(run / IR_LABELS, "IRNet/cam_to_ir_label_hdf5.py", LABEL_SCHEMA)
+
+
+def open_pair(run: Path) -> tuple[Hdf5File, Hdf5File]:
+    """The images and the relation labels of a run folder. DataError where they are not of each other."""
+    train_set, labels = open_train_set(run), open_ir_labels(run)
+    if any(train_set.sizes[axis] != labels.sizes[axis] for axis in "NS") or train_set.tasks != labels.tasks:
+        raise DataError(f"{labels.path}: not of the images in {train_set.path}; run cam_to_ir_label_hdf5.py again")
+    return train_set, labels
 
 
 def names(train_set: Hdf5File) -> list[str]:
     """The image ids of a train_set, in order."""
-    return train_set.strings("cxr_base_names")
+    return train_set.ids("cxr_base_names")
 
 
 def write_strings(file: h5py.File, dataset: str, texts: Sequence[bytes]) -> None:

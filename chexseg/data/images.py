@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +16,7 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from chexseg.data import dicom_images
+from chexseg.data.mask_sizes import check_size
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
@@ -23,6 +29,11 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 # The only decoders that a file may choose: Pillow has others, which start programs.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "PPM", "JPEG2000")
+# What they raise for files that are damaged.
+_UNDECODABLE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, EOFError,
+    RuntimeError, NotImplementedError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,19 +58,57 @@ def read_film(path: Path) -> Film:
         if dicom_images.is_dicom(path):
             image = dicom_images.read(path)
             return Film(_to_uint8(image.pixels), image.spacing, image.spacing_at)
-        with Image.open(path, formats=FORMATS) as opened:
-            return Film(_grey(opened))
+        with opened(path) as picture:
+            return Film(_grey(picture))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except OSError as error:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch the file again or leave it out") from error
+    except DataError as error:
+        raise error if str(error).startswith(str(path)) else DataError(f"{path}: {error}") from error
+
+
+@contextmanager
+def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """An image file, its header read, of a size that may be decoded. DataError for a file that is missing or too large,
+    or that cannot be decoded here or in the block."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=formats) as picture:
+                check_size(picture.size[::-1], str(path))
+                if picture.format == "PNG":
+                    check_png(Path(path))
+                yield picture
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image") from error
+    except DataError:
+        raise
+    except _UNDECODABLE as error:
+        said = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: cannot be decoded ({said}); fetch the file again or leave it out") from error
+
+
+def check_png(path: Path) -> None:
+    """OSError where a checksum in a PNG is wrong: Pillow leaves out that of the pixels, so that changed ones would go
+    unnoticed."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            content, checksum = file.read(length), file.read(4)
+            if len(checksum) != 4 or zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+                raise OSError(f"truncated, or the checksum of its part {ascii(kind)[1:]} is wrong")
+            if kind == b"IEND":
+                return
+    raise OSError("truncated: it has no end")
 
 
 def _grey(image: Image.Image) -> np.ndarray:
     if isinstance(image, TiffImageFile) and (pages := getattr(image, "n_frames", 1)) > 1:
         raise OSError(f"{pages} pages; expected one film")
     if image.mode.startswith("I") or image.mode == "F":
-        pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        pixels = dicom_images.finite(np.asarray(image, dtype=np.float32))
         # "White is zero": of 8 bits Pillow turns them round itself.
         white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
         return _to_uint8(pixels.max() - pixels if white_is_zero else pixels)
@@ -68,6 +117,8 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 def _to_uint8(pixels: np.ndarray) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
+    if high - low > 1e30:  # the range of float32 would be left
+        pixels, low, high = pixels * np.float32(1e-8), low * 1e-8, high * 1e-8
     return np.round((pixels - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
 
 

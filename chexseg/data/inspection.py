@@ -12,10 +12,8 @@ from itertools import combinations, compress
 from pathlib import Path
 from time import perf_counter
 
-from PIL import Image
-
-from chexseg.data import chexpert, rle
-from chexseg.data.images import read_image
+from chexseg.data import chexpert, dicom_images, label_files, rle
+from chexseg.data.images import opened, read_image
 from chexseg.data.mask_files import MaskFile, PolygonFile
 from chexseg.data.pipeline import Counts, Settings
 from chexseg.errors import DataError
@@ -122,10 +120,12 @@ def label_file(
     path = checks.attempt(f"{split} labels", find, "see the layout in the README; CHEXPERT_DATA_DIR names the folder")
     if path is None:
         return None
-    frame = checks.attempt(f"{split} labels", lambda: chexpert.read_labels(path, names.observations, names.aliases))
+    frame = checks.attempt(
+        f"{split} labels", lambda: chexpert.read_labels(path, names.observations, names.aliases, split)
+    )
     if frame is None:
         return None
-    frontal = chexpert.frontal(frame)
+    frontal = label_files.of_views(frame)
     patients = {chexpert.patient_of(name) for name in frontal.index}
     detail = f"{path}: {len(frame)} images, {len(frontal)} of them frontal, of {len(patients)} patients"
     if frontal.empty:
@@ -134,6 +134,9 @@ def label_file(
     labelled = {task: int((frontal[task] == 1).sum()) for task in names.tasks}
     never = [task for task, count in labelled.items() if not count]
     checks.add(ODD if never else OK, f"{split} labels", detail + (f"; nobody has {some(never)}" if never else ""))
+    if lacking := [name for name in names.observations if (frame[name] == chexpert.NO_COLUMN).all()]:
+        way_out = "unknown of every image, so never learnt; is a column misspelt?"
+        checks.add(ODD, f"{split} labels", f"{path}: no column of {some(lacking)}", way_out)
     images = chexpert.ImageSet(data_dir, frontal, csv=path)
     seconds = image_files(checks, f"{split} images", images.ids, images.path, sample=sample, seed=seed)
     positive = (frontal[list(names.tasks)] == 1).to_numpy()
@@ -187,10 +190,10 @@ def broken_header(path: Path) -> str:
         with open(path, "rb") as file:
             return "" if file.read(132)[128:] == b"DICM" else "no DICOM file"
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             kind, size = image.format, image.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"no image: {error}"
+    except DataError as error:
+        return f"no image: {str(error).removeprefix(f'{path}: ')}"
     if min(size) < 16:
         return f"only {size[0]} x {size[1]} pixels"
     if kind == "JPEG":
@@ -282,13 +285,10 @@ def _shape(path: Path) -> tuple[int, int] | None:
     """(height, width) by the header; None where it says nothing."""
     try:
         if path.suffix.lower() == ".dcm":
-            import pydicom
-
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-            return int(header.Rows), int(header.Columns)
-        with Image.open(path) as image:
+            return dicom_images.size(path)
+        with opened(path) as image:
             return image.size[1], image.size[0]
-    except (OSError, SyntaxError, AttributeError, Image.DecompressionBombError):
+    except (DataError, OSError):
         return None  # said of the images already
 
 

@@ -11,7 +11,6 @@ Any other layout of the same JSON is read too, as one dictionary. What stands in
 import json
 import mmap
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -20,7 +19,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from chexseg.data import names
 from chexseg.errors import DataError
+from chexseg.runtime import plain_json
 from chexseg.runtime.files import atomic
 
 T = TypeVar("T")
@@ -75,7 +76,9 @@ class ImageFile(Mapping[str, T]):
         self._rows = {image_id: row for row, image_id in enumerate(lines[0])}
         self._places = np.array(lines[1], np.int64).reshape(-1, 2)
         if len(self._rows) < len(self._places):
-            raise DataError(f"{path}: {_twice(lines[0])} occurs twice")
+            raise DataError(f"{path}: {names.twice(lines[0])} occurs twice")
+        for image_id in self:
+            names.check_id(image_id, path)
 
     def _map(self) -> mmap.mmap:
         """The file's bytes. A forked process shares the mapping, a spawned one makes its own."""
@@ -88,13 +91,7 @@ class ImageFile(Mapping[str, T]):
         return self.__dict__ | {"_bytes": None}
 
     def _read_foreign(self) -> dict:
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                content = json.load(file, object_pairs_hook=_distinct)
-        except _Twice as error:
-            raise DataError(f"{self.path}: {error} occurs twice") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.path}: not whole JSON ({error}); fetch or make the file again") from error
+        content = plain_json.parse(self._map()[:], self.path)
         if not isinstance(content, dict):
             raise DataError(f"{self.path}: expected an object of image ids, found a {type(content).__name__}")
         return content
@@ -138,10 +135,7 @@ class ImageFile(Mapping[str, T]):
         data = self._map()
         line = data[start:stop]
         data.madvise(mmap.MADV_DONTNEED)  # else all that was ever read counts as this process's memory
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{self.path}: {image_id}: damaged line ({error}); make the file again") from error
+        return plain_json.parse(line, f"{self.path}: {image_id}: damaged line")
 
     @abstractmethod
     def _checked(self, image_id: str, entry: Any) -> T:
@@ -153,27 +147,12 @@ def read(images: Mapping[str, T], ids: Iterable[str]) -> Iterator[T]:
     return images.read(ids) if hasattr(images, "read") else map(images.__getitem__, ids)
 
 
-class _Twice(Exception):
-    """A name that stands twice in one JSON object."""
-
-
-def _twice(names: Sequence[str]) -> str:
-    return next(name for name, count in Counter(names).items() if count > 1)
-
-
-def _distinct(pairs: list[tuple[str, object]]) -> dict:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise _Twice(_twice([name for name, _ in pairs]))
-    return content
-
-
 def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
     """Image ids, and (start, stop) of each one's masks, for our layout; None for any other."""
     size = len(data)
     if data[:2] != b"{\n" or data[max(0, size - 3) :] != b"\n}\n":
         return None
-    names: list[str] = []
+    ids: list[str] = []
     places: list[int] = []
     start, last, released = 2, size - 3, 0
     while start <= last:
@@ -185,13 +164,13 @@ def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
             image_id, length = _key(data, start, stop)
         except ValueError:
             return None
-        names.append(image_id)
+        ids.append(image_id)
         places += start + length + 2, stop
         start = end + 1
         if start - released > 1 << 20:  # what was looked at need not stay in memory
             data.madvise(mmap.MADV_DONTNEED)
             released = start
-    return names, places
+    return ids, places
 
 
 def _key(data: mmap.mmap, start: int, stop: int) -> tuple[str, int]:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from chexseg.data import image_folder, rle
+from chexseg.data import image_folder, names, rle
+from chexseg.data.images import opened
 from chexseg.data.mask_files import Masks
-from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
 from chexseg.runtime.files import writing
 
@@ -69,7 +68,7 @@ class LabelImages(Mapping[str, dict[str, dict]]):
             stems.update(name[:-4] for name in _pngs(self.folder / task))
         if self._flat and any(_pngs(self.folder / task) for task in self._folders):
             raise DataError(f"{folder}: PNG files both in it and in its folders; which of them are the masks?")
-        self._stems = {image_folder.text_of(stem): stem for stem in sorted(self._flat or stems)}
+        self._stems = {names.check_id(image_folder.text_of(stem), folder): stem for stem in sorted(self._flat or stems)}
         if not self._stems:
             raise DataError(f"{folder}: no PNG file in it or in its folders")
         self._aliases = dict(aliases)
@@ -90,7 +89,7 @@ class LabelImages(Mapping[str, dict[str, dict]]):
         for name, path in files.items():
             if path.is_file():
                 task = image_folder.text_of(name)
-                task = self._aliases.get(task, task)
+                task = names.check_task(self._aliases.get(task, task), path)
                 if task in masks:
                     raise DataError(f"{path}: {task} occurs twice for this image")
                 masks[task] = rle.encode(read_mask(path)[None])[0]
@@ -103,15 +102,9 @@ def _pngs(folder: Path) -> list[str]:
 
 def read_mask(path: Path) -> np.ndarray:
     """(h, w) bool, True where a pixel is not 0. DataError for a file that is damaged or has more than two values."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            check_size(image.size[::-1], str(path))
-            colour = {"RGBA": "RGB", "LA": "L"}.get(image.mode)
-            pixels = np.asarray(image.convert(colour) if colour else image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
+    with opened(path, formats=("PNG",)) as image:
+        colour = {"RGBA": "RGB", "LA": "L"}.get(image.mode)
+        pixels = np.asarray(image.convert(colour) if colour else image)
     inside = pixels if pixels.ndim == 2 else pixels.max(-1)
     filled = inside != 0
     if not (inside[filled] == inside.max()).all():

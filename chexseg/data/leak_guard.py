@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from chexseg.errors import DataError
-from chexseg.runtime import cli, distributed
+from chexseg.runtime import cli, distributed, plain_json
 from chexseg.runtime.files import atomic
 
 log = logging.getLogger(__name__)
@@ -79,12 +79,12 @@ def _write(file: Path, content: Record) -> None:
 def read(file: Path) -> Record:
     """The record of `file`; empty where there is none."""
     path = path_of(file)
+    if not path.is_file():
+        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = plain_json.read(path)
         if not all(isinstance(h, str) for roles in content.values() for hashes in roles.values() for h in hashes):
             raise ValueError("expected texts")
-    except FileNotFoundError:
-        return {}
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{path}: not a record of patients ({error}); make {file.name} again") from error
     return content

@@ -11,16 +11,19 @@ Our own files hold one image a line, so that a million of them can be merged, sa
 Any other layout of the same JSON is read too, as one dictionary.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from chexseg.data import json_lines, rle
+from chexseg.data import json_lines, names, rle
 from chexseg.data.json_lines import ImageFile
+from chexseg.data.mask_sizes import check_room, check_size, is_size
 from chexseg.errors import DataError
 
+T = TypeVar("T")
 Masks = Mapping[str, Mapping]  # task -> run-length mask
 Polygons = dict[str, list]  # task -> polygons, each a list of (x, y) in pixels
 
@@ -68,7 +71,8 @@ _MAX_PIXELS = 1 << 28  # of all masks of an image that is read the short way
 @lru_cache(maxsize=256)
 def _size(text: bytes) -> tuple[int, int] | None:
     match = _SIZE.fullmatch(text)
-    return (int(match[1]), int(match[2])) if match else None
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    return size if is_size(*size) else None
 
 
 def _cut(line: bytes) -> tuple[tuple[bytes, ...], list[tuple[int, int]], list[bytes]] | None:
@@ -90,7 +94,18 @@ def _cut(line: bytes) -> tuple[tuple[bytes, ...], list[tuple[int, int]], list[by
     return tuple(parts[1::8]), sizes, parts[7::8]
 
 
-class MaskFile(ImageFile[dict[str, dict]]):
+class _TaskFile(ImageFile[T]):
+    """A file whose images have an entry for each task."""
+
+    def _task(self, name: str, image_id: str, others: Mapping) -> str:
+        """Our name of a task. DataError for one that is no name, or stands in the image's entry twice."""
+        task = self.aliases.get(name, name)
+        if task in others:
+            raise DataError(f"{self.path}: {image_id}: {task} occurs twice (also as {name!r}); keep one of them")
+        return names.check_task(task, f"{self.path}: {image_id}")
+
+
+class MaskFile(_TaskFile[dict[str, dict]]):
     """A masks JSON as a mapping of image id -> {task: mask}."""
 
     what = "masks file"
@@ -130,25 +145,39 @@ class MaskFile(ImageFile[dict[str, dict]]):
             raise DataError(f"{self.path}: {image_id}: {str(entry)[:60]!r} is not an object of tasks")
         masks: dict[str, dict] = {}
         for name, coded in entry.items():
-            task = str(self.aliases.get(name, name))
-            if task in masks:
-                raise DataError(f"{self.path}: {image_id}: {task} occurs twice (also as {name!r})")
-            masks[task] = rle.check(coded, f"{self.path}: {image_id}: {name}")
+            masks[self._task(name, image_id, masks)] = rle.check(coded, f"{self.path}: {image_id}: {name}")
+        check_room((mask["size"] for mask in masks.values()), f"{self.path}: {image_id}")
         return masks
 
 
-class PolygonFile(ImageFile[tuple[tuple[int, int], Polygons]]):
+class PointFile(_TaskFile[dict[str, list[tuple[float, float]]]]):
+    """A reader's most representative points, CheXlocalize's hb_salient_pt_*.json, as a mapping of image id ->
+    {task: [(x, y), ...]} in pixels."""
+
+    what = "file of points"
+
+    def _checked(self, image_id: str, entry: Any) -> dict[str, list[tuple[float, float]]]:
+        try:
+            points: dict[str, list[tuple[float, float]]] = {}
+            for name, given in entry.items():
+                if name != "img_size":
+                    points[self._task(name, image_id, points)] = [(float(x), float(y)) for x, y in given]
+            if not all(math.isfinite(value) for given in points.values() for point in given for value in point):
+                raise ValueError("a coordinate is not a number")
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: {image_id}: not points by task {{task: [[x, y], ...]}} ({error})") from error
+        return points
+
+
+class PolygonFile(_TaskFile[tuple[tuple[int, int], Polygons]]):
     """A reader's outlines, CheXlocalize's or ours, as a mapping of image id -> (height, width), {task: polygons}."""
 
     what = "annotation file"
 
     def _checked(self, image_id: str, entry: Any) -> tuple[tuple[int, int], Polygons]:
-        try:
-            height, width = (int(n) for n in entry["img_size"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise DataError(f"{self.path}: {image_id}: no img_size [height, width]") from error
-        if height < 1 or width < 1:
-            raise DataError(f"{self.path}: {image_id}: img_size cannot be {height} x {width}")
+        if not isinstance(entry, dict) or "img_size" not in entry:
+            raise DataError(f"{self.path}: {image_id}: no img_size [height, width]")
+        size = check_size(entry["img_size"], f"{self.path}: {image_id}: img_size")
         polygons: Polygons = {}
         for name, outlines in entry.items():
             if name != "img_size":
@@ -156,5 +185,6 @@ class PolygonFile(ImageFile[tuple[tuple[int, int], Polygons]]):
                     raise DataError(
                         f"{self.path}: {image_id}: {name}: {str(outlines)[:60]!r} is not a list of polygons"
                     )
-                polygons.setdefault(self.aliases.get(name, name), []).extend(outlines)
-        return (height, width), polygons
+                polygons[self._task(name, image_id, polygons)] = outlines
+        check_room([size] * len(polygons), f"{self.path}: {image_id}")
+        return size, polygons

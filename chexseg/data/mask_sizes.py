@@ -1,22 +1,52 @@
 """The size of an image's masks, checked before anything of that size is made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chexseg.errors import DataError
 
-MAX_PIXELS = 1 << 28  # of one image; larger than any X-ray, small enough for a decoded mask
+MAX_SIDE = 100_000
+MAX_PIXELS = 1 << 26  # of one image; three times the largest X-ray, small enough for some copies of it as float32
+MAX_ROOM = 1 << 30  # pixels of all masks of an image
 
 
-def check_size(size: Sequence[Any], where: str) -> tuple[int, int]:
-    """(height, width) as numbers. DataError where they are none, or would fill the memory."""
-    try:
-        height, width = (int(n) for n in size)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: size {str(size)[:60]!r} is not (height, width)") from error
-    if not (0 < height and 0 < width and height * width <= MAX_PIXELS):
-        raise DataError(f"{where}: {height} x {width} pixels cannot be an image's size")
+def check_size(size: Any, where: str) -> tuple[int, int]:
+    """(height, width) as whole numbers. DataError where they are none, or would fill the memory."""
+    if not isinstance(size, Sequence) or isinstance(size, (str, bytes)) or len(size) != 2:
+        raise DataError(f"{where}: size {str(size)[:60]!r} is not (height, width)")
+    height, width = (_whole(n) for n in size)
+    if height is None or width is None:
+        raise DataError(f"{where}: size {str(size)[:60]!r} is not (height, width) in whole pixels")
+    if not is_size(height, width):
+        raise DataError(
+            f"{where}: {height} x {width} pixels cannot be an image's size: it has a pixel and at most "
+            f"{MAX_PIXELS >> 20} million; correct the file"
+        )
     return height, width
+
+
+def is_size(height: int, width: int) -> bool:
+    """Whether an image can have this size."""
+    return 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS
+
+
+def _whole(value: Any) -> int | None:
+    """The whole number that a value is (also 320.0, as other tools write it); None for anything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    try:
+        return None if isinstance(value, bool) else value.__index__()
+    except AttributeError:
+        return None
+
+
+def check_room(sizes: Iterable[Sequence[int]], where: str) -> None:
+    """DataError where the masks of an image, decoded, would fill the memory."""
+    pixels = sum(height * width for height, width in sizes)
+    if pixels > MAX_ROOM:
+        raise DataError(
+            f"{where}: its masks have {pixels} pixels together, more than {MAX_ROOM}; split the file by tasks"
+        )
 
 
 def common_size(entry: Mapping[str, Mapping], where: str) -> tuple[int, int]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chexseg.data import csv_tables, names
 from chexseg.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,27 +22,21 @@ def read_probabilities(
     """
     import numpy as np
 
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            column_of = {(aliases or {}).get(name, name): name for name in reader.fieldnames or ()}
-            for name in ("image_id", *tasks):
-                if name not in column_of:
-                    raise DataError(f"{path}: no column {name!r}; it has {', '.join(column_of) or 'none'}")
-            row_of, wanted = {row[column_of["image_id"]]: row for row in reader}, [column_of[task] for task in tasks]
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; test.py writes it") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
+    needed = ("image_id", *tasks)
+    rows = csv_tables.rows(path, needed, aliases=aliases, made_by="test.py writes it", empty=not images)
+    row_of = {row["image_id"]: row for row in rows}
+    if len(row_of) < len(rows):
+        raise DataError(f"{path}: {names.twice(row['image_id'] for row in rows)} occurs twice; test.py writes it")
     values = np.empty((len(images), len(tasks)))
     for target, image in zip(values, images, strict=True):
         if image not in row_of:
             raise DataError(f"{path}: no probabilities of {image}; run test.py on a set that has it")
-        for column, name in enumerate(wanted):
+        for column, name in enumerate(tasks):
             try:
                 target[column] = float(row_of[image][name])
-            except (TypeError, ValueError):
+            except ValueError:
                 target[column] = -1
             if not 0 <= target[column] <= 1:
-                raise DataError(f"{path}: {image}: {name}: {row_of[image][name]!r} is not a number from 0 to 1")
+                cell = names.shown(row_of[image][name])
+                raise DataError(f"{path}: {image}: {name}: {cell} is not a number from 0 to 1; test.py writes it")
     return values

@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
+from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
 
-MAX_PIXELS = (1 << 32) - 1  # pycocotools counts a run in 32 bits
 _MASKS = 200  # pycocotools cannot tell the areas of 256 masks at once (their number is a uint8 there)
+MAX_COORDINATE = 1_000_000  # of a polygon, which may reach out of its image
+MAX_RUN = (1 << 32) - 1  # pycocotools counts a run in 32 bits
 _MAX_DIGITS = 7  # of base 32, in a difference of two such runs
 
 
@@ -43,15 +45,12 @@ def check(rle: Mapping, where: str) -> dict:
     """
     if type(rle) is Vetted:
         return rle
-    try:
-        height, width = (int(n) for n in rle["size"])
-        counts = rle["counts"]
-    except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise DataError(f"{where}: {str(rle)[:60]!r} is not a mask; expected size [h, w] and counts") from error
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise DataError(f"{where}: a mask's size cannot be {height} x {width}")
+    if not isinstance(rle, Mapping) or not {"size", "counts"} <= rle.keys():
+        raise DataError(f"{where}: {str(rle)[:60]!r} is not a mask; expected size [h, w] and counts")
+    height, width = check_size(rle["size"], where)
+    counts = rle["counts"]
     if isinstance(counts, (list, tuple)):
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
+        if not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != height * width:
             raise DataError(f"{where}: its run lengths do not add up to {height} x {width}")
         counts = coco.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"]
     if isinstance(counts, bytes):
@@ -93,7 +92,7 @@ def run_lengths(rle: Mapping) -> np.ndarray:
             lengths[more] = lengths[more] * 32 + low[last[more] - back]
         lengths[1::2] = np.cumsum(lengths[1::2])
         lengths[2::2] = np.cumsum(lengths[2::2])
-        if lengths.min() >= 0 and lengths.max() <= MAX_PIXELS and lengths.sum() == height * width:
+        if lengths.min() >= 0 and lengths.max() <= MAX_RUN and lengths.sum() == height * width:
             return lengths
     raise DataError(f"a mask of {height} x {width} has damaged run lengths; make its file again")
 
@@ -150,7 +149,7 @@ def areas(sizes: Sequence[tuple[int, int]], counts: Sequence[bytes]) -> np.ndarr
     low, high = (extreme.reduceat(table, start).T for extreme in (np.minimum, np.maximum))
     zeros, ones = np.add.reduceat(table, start).T
     pixels = np.array([height * width for height, width in sizes], np.int64)
-    whole = (low.min(0) >= 0) & (high.max(0) <= MAX_PIXELS) & (zeros + ones == pixels) & ~too_long
+    whole = (low.min(0) >= 0) & (high.max(0) <= MAX_RUN) & (zeros + ones == pixels) & ~too_long
     found[whole] = ones[whole]
     return found
 
@@ -208,12 +207,12 @@ def from_polygons(polygons: Iterable[Sequence], size: Sequence[int], where: str 
     try:
         for polygon in polygons:
             points = [(float(x), float(y)) for x, y in polygon]
-            if not np.isfinite(points).all():
-                raise ValueError("a coordinate is not a number")
+            if not np.isfinite(points).all() or (points and np.abs(points).max() > MAX_COORDINATE):
+                raise ValueError(f"a coordinate is not a number up to {MAX_COORDINATE}")
             if len(points) == 1:
                 draw.point(points, 1)
             elif points:
                 draw.polygon(points, outline=1, fill=1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: not a list of polygons [[[x, y], ...], ...] ({error})") from error
     return np.asarray(canvas)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 
 LOG, ARGS, THRESHOLDS, PHANTOM = "log.jsonl", "args.json", "thresholds.txt", "phantom.manifest.json"
 MAPS = Path("cams") / "saliency.h5"  # of a run folder, which records name as a whole
@@ -112,10 +112,8 @@ def thresholds(masks: Path) -> list[float] | None:
 def read_json(path: Path) -> Any:
     """A JSON file's content; None where it is absent, too large or damaged."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return plain_json.read(path, finite=False) if path.stat().st_size <= MAX_BYTES else None
+    except (OSError, ValueError):
         return None
 
 

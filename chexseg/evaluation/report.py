@@ -3,20 +3,22 @@
 Light until something must be made: `is_current` reads files and compares checksums, no more.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chexseg.data import csv_tables
 from chexseg.errors import DataError
 from chexseg.evaluation import timings
 from chexseg.evaluation.methods import short
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 from chexseg.runtime.files import atomic
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from chexseg.evaluation.comparison import Comparison
     from chexseg.evaluation.figure import Column
     from chexseg.evaluation.hits import Maps
@@ -36,7 +38,10 @@ def is_current(folder: Path, fingerprint: str) -> str | None:
     if not path.is_file():
         return "missing"
     try:
-        record = json.loads(path.read_text())
+        record = plain_json.read(path, finite=False)
+    except DataError:
+        return "its manifest is damaged"
+    try:
         recorded, outputs, sources = record["fingerprint"], record["outputs"], record["picture_sources"]
         if recorded != fingerprint:
             return "stale: inputs, arguments or code changed"
@@ -130,10 +135,18 @@ def draw(
     return list(paths.values())
 
 
+def _budget(path: Path) -> "pd.DataFrame":
+    """mIoU by the number of expert images, as whoever measured it wrote it down."""
+    table = csv_tables.frame(path, ("method", "n_expert", "iou"), texts=("method",))
+    for name in table.columns.intersection(["n_expert", "iou", "lower", "upper"]):
+        if table[name].dtype.kind not in "if":
+            raise DataError(f"{path}: {name}: not a number in each row; correct the file")
+    return table
+
+
 def write_figures(folder: Path, comparison: "Comparison", style: str) -> list[str]:
     """Figures for a paper as PNG and PDF: mIoU and paired differences under every protocol; the quality of pseudo masks
     and the label budget where quality.csv and label_budget.csv lie in `folder`. Returns their names there."""
-    import pandas as pd
 
     from chexseg.evaluation import charts, run_content, summary
 
@@ -146,7 +159,7 @@ def write_figures(folder: Path, comparison: "Comparison", style: str) -> list[st
     if (frame := run_content.read_quality(folder / QUALITY)) is not None:
         made["quality"] = charts.quality(frame, style=style)
     if (folder / BUDGET).is_file():
-        made["label_budget"] = charts.label_budget(pd.read_csv(folder / BUDGET), style=style)
+        made["label_budget"] = charts.label_budget(_budget(folder / BUDGET), style=style)
     written = [path for name, one in made.items() for path in charts.save(one, folder / FIGURES / name)]
     return [f"{FIGURES}/{path.name}" for path in written]
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from chexseg.data import csv_tables
+from chexseg.errors import DataError
 from chexseg.evaluation import charts, records
 from chexseg.evaluation.page_content import Content, cell, number, picture, plain, row, table
 from chexseg.runtime.progress import duration
@@ -18,8 +20,8 @@ def read_quality(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     try:
-        frame = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        frame = csv_tables.frame(path, texts=("source", "gate", "task"))
+    except DataError:
         return None
     if not {"source", "task", "iou", "lower", "upper"} <= set(frame):
         return None

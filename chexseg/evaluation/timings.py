@@ -1,9 +1,9 @@
 """How long each stage of a reproduction took: `timings.csv` of reproduce.sh, and its section in the report. Light."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from chexseg.data import csv_tables
 from chexseg.errors import DataError
 from chexseg.runtime.progress import duration
 
@@ -15,14 +15,17 @@ def read(path: Path) -> list[tuple[str, float]] | None:
     """(stage, seconds) as reproduce.sh writes them; None where there is no such file."""
     if not path.is_file():
         return None
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        try:
-            if not {"stage", "seconds"} <= set(rows.fieldnames or ()):
-                raise ValueError(f"the file has {', '.join(rows.fieldnames or ()) or 'nothing'}")
-            return [(row["stage"], float(row["seconds"])) for row in rows]
-        except (TypeError, ValueError, csv.Error) as error:
-            raise DataError(f"{path}: expected the columns stage,seconds ({error})") from error
+    rows = csv_tables.rows(path, ("stage", "seconds"), made_by="reproduce.sh writes it", empty=True)
+    try:
+        return [(row["stage"], _seconds(row["seconds"])) for row in rows]
+    except ValueError as error:
+        raise DataError(f"{path}: seconds: {error}; reproduce.sh writes it") from error
+
+
+def _seconds(text: str) -> float:
+    if not 0 <= float(text) < 1e9:
+        raise ValueError(f"{text[:20]!r} is no time")
+    return float(text)
 
 
 def section(timings: Timings | None) -> str:

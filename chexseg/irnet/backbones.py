@@ -1,13 +1,13 @@
 """Which file of weights the boundary network's frozen backbone starts from. Building it is in `boundary_net`."""
 
-import json
 import logging
 from pathlib import Path
 
 from chexseg.classifier import saliency_store, torch_cache
 from chexseg.errors import DataError
-from chexseg.runtime import provenance
+from chexseg.runtime import plain_json, provenance
 
+SUFFIXES = (".ckpt", ".pth", ".pt", ".tar", ".safetensors")  # of files that are read because a manifest names them
 log = logging.getLogger(__name__)
 
 
@@ -38,9 +38,14 @@ def backbone_of_finished(wanted: str, architecture: str | None, run: Path) -> Pa
 
 
 def classifier_of(run: Path) -> Path | None:
-    """The checkpoint that made the run's saliency maps, as their manifest has it."""
+    """The checkpoint that made the run's saliency maps, as their manifest has it: a file of the content that the
+    manifest knows, so that nobody's manifest makes another file of this machine into weights."""
     try:
-        manifest = json.loads(provenance.manifest_path(run / saliency_store.STORE).read_text())
-        return Path(manifest["paths"]["ckpt_path"])
-    except (OSError, ValueError, KeyError):  # an ensemble's names none
+        manifest = plain_json.read(provenance.manifest_path(run / saliency_store.STORE), finite=False)
+        path = Path(manifest["paths"]["ckpt_path"])
+        known = manifest["inputs"].get(str(path))
+        if path.suffix not in SUFFIXES or not path.is_file():
+            return None
+        return path if provenance.sha256(path) == known else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # an ensemble's names none
         return None

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, foreign, models, networks
+from chexseg.classifier.choices import ARCHITECTURES
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError
 
@@ -34,7 +35,7 @@ class BoundarySpec:
     WHAT: ClassVar[str] = "a boundary network"
     MADE_BY: ClassVar[str] = "IRNet/train_irnet.py"
 
-    architecture: str
+    architecture: str = field(metadata={"choices": ARCHITECTURES})
     normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
 
 

@@ -34,14 +34,15 @@ class RelationSet(Dataset):
             side = max(1, round(self.size * rng.uniform(*self.scales)))
             slack = side - self.crop
             top, left = (int(n) for n in rng.integers(min(0, slack), max(0, slack) + 1, size=2))
-        image = self.images["cxr_images"][draw.index]
+        image = self.images.row("cxr_images", draw.index)
         if side != self.size:
             image = cv2.resize(
                 image, (side, side), interpolation=cv2.INTER_AREA if side < self.size else cv2.INTER_LINEAR
             )
+        labels = self.labels.row("ir_labels", draw.index)
         return {
             "image": torch.from_numpy(window(image, (top, left), self.crop)),
-            "labels": torch.from_numpy(grid_labels(self.labels["ir_labels"][draw.index], side, (top, left), self.crop)),
+            "labels": torch.from_numpy(grid_labels(labels, side, (top, left), self.crop)),
             "id": self.ids[draw.index],
         }
 

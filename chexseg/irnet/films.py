@@ -55,7 +55,7 @@ class TrainFilms:
         self.size = int(self._file["cxr_images"].shape[-1])
 
     def __call__(self, row: int) -> Film:
-        return Film(self._file["cxr_images"][row], self._file["cxr_cams"][row], (self.size, self.size))
+        return Film(self._file.row("cxr_images", row), self._file.row("cxr_cams", row), (self.size, self.size))
 
     def mask_size(self, row: int) -> tuple[int, int]:
         return self.size, self.size

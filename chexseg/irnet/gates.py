@@ -14,6 +14,7 @@ import numpy as np
 from chexseg.classifier.saliency_maps import SaliencyMaps
 from chexseg.classifier.saliency_store import open_maps
 from chexseg.data import chexpert
+from chexseg.errors import DataError
 from chexseg.irnet.films import store_files
 from chexseg.irnet.options import UNCERTAIN
 
@@ -51,9 +52,9 @@ class OpenGate(Gate):
 
 @dataclass(frozen=True)
 class LabelGate(Gate):
-    """What a label file says; a blank label is absent.
+    """What a label file says; a blank label is absent, a finding that the file has no column of is unknown.
 
-    observations  the columns that the file must have
+    observations  the columns that are read
     aliases       other names of a column
     uncertain     what a label of -1 means: `present`, `absent` or `unknown`
     """
@@ -73,10 +74,14 @@ class LabelGate(Gate):
 
     def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
         frame = chexpert.read_labels(self.path, self.observations, self.aliases)
+        if missing := next((name for name in ids if name not in frame.index), None):
+            raise DataError(f"{self.path}: no labels of {missing}; give the label file of these images with --csv_path")
         sure = chexpert.present(frame, ids, tasks, uncertain=False)
         uncertain = chexpert.present(frame, ids, tasks, uncertain=True) & ~sure
         means = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}[self.uncertain]
-        return np.where(sure, PRESENT, np.where(uncertain, means, ABSENT)).astype(np.int8)
+        decided = np.where(sure, PRESENT, np.where(uncertain, means, ABSENT))
+        without = (frame[list(tasks)] == chexpert.NO_COLUMN).all()
+        return np.where(without.to_numpy(), UNKNOWN, decided).astype(np.int8)
 
 
 @dataclass(frozen=True)

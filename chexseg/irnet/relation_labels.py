@@ -44,11 +44,11 @@ def for_size(options: Mapping[str, float], size: int) -> dict[str, float]:
 
 def label_image(train_set: Hdf5File, present: np.ndarray, constants: Mapping[str, float], row: int) -> np.ndarray:
     """Labels (T, S, S) of one image on the CPU: only the findings that are present cost anything."""
-    image = torch.from_numpy(train_set["cxr_images"][row])
+    image = torch.from_numpy(train_set.row("cxr_images", row))
     labels = np.full((len(present[row]), *image.shape), IGNORE, np.uint8)
     tasks = np.flatnonzero(present[row])
     if tasks.size:
-        maps = torch.from_numpy(train_set["cxr_cams"][row][tasks])
+        maps = torch.from_numpy(train_set.row("cxr_cams", row)[tasks])
         labels[tasks] = crf.relation_labels(image, maps, **constants).numpy()
     return labels
 
@@ -64,7 +64,7 @@ def label_batches(
     """The same on a GPU, a batch of images at once; absent findings ride along as empty maps."""
     for start in range(0, len(rows), size):
         some = list(rows[start : start + size])
-        images = torch.from_numpy(np.stack([train_set["cxr_images"][r] for r in some])).to(device)
-        maps = torch.from_numpy(np.stack([train_set["cxr_cams"][r] for r in some])).to(device)
+        images = torch.from_numpy(np.stack([train_set.row("cxr_images", r) for r in some])).to(device)
+        maps = torch.from_numpy(np.stack([train_set.row("cxr_cams", r) for r in some])).to(device)
         maps[~torch.from_numpy(present[some]).to(device)] = 0
         yield from crf.relation_labels(images, maps, **constants).cpu().numpy()

@@ -4,7 +4,6 @@ The table is quality.csv of pseudo_label_quality.py, measured on the experts' tr
 reaches the floor is unknown: it is left out of every image's entry. Nothing here needs torch.
 """
 
-import csv
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from chexseg.data import hdf5_files, leak_guard, rle
+from chexseg.data import csv_tables, hdf5_files, leak_guard, rle
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
 from chexseg.irnet import stages
@@ -73,27 +72,19 @@ def choose(
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            lines = (line for line in file if not line.startswith("#"))
-            reader = csv.DictReader(lines)
-            for name in ("source", "gate", "task", "iou"):
-                if name not in (reader.fieldnames or ()):
-                    raise DataError(f"{table}: no column {name!r}; make it with pseudo_label_quality.py")
-            return list(reader)
-    except FileNotFoundError as error:
-        raise DataError(f"{table}: no such table; make it with pseudo_label_quality.py") from error
+    made_by = "make it with pseudo_label_quality.py"
+    return csv_tables.rows(table, ("source", "gate", "task", "iou"), made_by=made_by, comments=True, empty=True)
 
 
 class RelationMasks(Mapping[str, Mapping[str, Mapping]]):
     """The sure foreground (1) of a run's hdf5_files/ir_labels as masks by image id."""
 
     def __init__(self, run: Path):
-        self._labels, train_set = hdf5_files.open_ir_labels(run), hdf5_files.open_train_set(run)
+        train_set, self._labels = hdf5_files.open_pair(run)
         self.path, self._rows = self._labels.path, {name: i for i, name in enumerate(hdf5_files.names(train_set))}
 
     def __getitem__(self, image_id: str) -> Mapping[str, Mapping]:
-        stack = self._labels["ir_labels"][self._rows[image_id]] == 1
+        stack = self._labels.row("ir_labels", self._rows[image_id]) == 1
         return dict(zip(self._labels.tasks, rle.encode(stack), strict=True))
 
     def __contains__(self, image_id: object) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from chexseg.errors import DataError
-from chexseg.runtime import distributed, provenance
+from chexseg.runtime import distributed, plain_json, provenance
 from chexseg.runtime.files import atomic, check_room, locked, remove_temporaries
 from chexseg.runtime.progress import Progress, duration
 from chexseg.runtime.shard_format import ShardFormat
@@ -34,9 +34,9 @@ def is_valid(output: Path, fingerprint: str) -> str | None:
     if not output.exists() or not manifest.exists():
         return "missing"
     try:
-        record = json.loads(manifest.read_text())
+        record = plain_json.read(manifest, finite=False)
         recorded = record["fingerprint"], record["output"]["size"], record["output"]["sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return "its manifest is damaged"
     if recorded[0] != fingerprint:
         return "stale: inputs, arguments or code changed"

@@ -3,12 +3,12 @@
 reproduce.sh runs the commands. Imports no torch.
 """
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chexseg.runtime import plain_json
 from chexseg.segmentation.experiments import Network
 
 # What reproduce.sh trains with the very same options, with its default seed.
@@ -134,8 +134,8 @@ class Preset:
 def is_trained(folder: Path) -> bool:
     """Whether a training ended in `folder`; its script looks more closely."""
     try:
-        return "finished" in json.loads((folder / "args.json").read_text())
-    except (OSError, ValueError):
+        return "finished" in plain_json.read(folder / "args.json", finite=False)
+    except (OSError, TypeError, ValueError):
         return False
 
 

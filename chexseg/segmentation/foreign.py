@@ -4,7 +4,6 @@ The original's training leaves `best_model.pth`, `thresholds.txt` and `args.json
 `save_pretrained` leaves `model.safetensors` and `config.json`.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from chexseg.errors import DataError
+from chexseg.runtime import plain_json
 
 HEAD = "segmentation_head.0.weight"
 # DeepLabV3's decoder (not DeepLabV3Plus's) was a plain sequence in segmentation_models_pytorch 0.1.
@@ -39,10 +39,7 @@ def read_settings(path: Path, outputs: int) -> dict[str, Any]:
         beside = path.parent / name
         if not beside.is_file():
             continue
-        try:
-            content = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{beside}: not JSON ({error})") from error
+        content = plain_json.read(beside, finite=False)
         settings = read(beside, content, outputs)
         if len(settings["tasks"]) != outputs:
             raise DataError(f"{path}: {outputs} outputs, but {beside} names {len(settings['tasks'])} classes")

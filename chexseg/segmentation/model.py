@@ -2,18 +2,31 @@
 
 Not for their training (see `training`), nor for masks at the original size (see `prediction`)."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from chexseg.classifier import checkpoints, models
+from chexseg.classifier.choices import MAX_SIDE
+from chexseg.data.names import shown
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.errors import DataError, UsageError
 from chexseg.segmentation import foreign
 from chexseg.segmentation.choices import has_encoder_weights, is_imagenet
+
+
+def check_word(name: str, where: object) -> str:
+    """The name of an architecture or encoder, which is one word: with a colon or a slash segmentation_models_pytorch
+    and timm take it for a place in a network or a folder. DataError for any other."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", name):
+        raise DataError(f"{where}: {shown(name)} is no name of a network; none is fetched or read from a folder")
+    return name
 
 
 @dataclass(frozen=True)
@@ -24,12 +37,12 @@ class SegmentationSpec:
     WHAT: ClassVar[str] = "a segmentation model"
     MADE_BY: ClassVar[str] = "segmentation_train.py"
 
-    architecture: str
-    encoder: str
+    architecture: str = field(metadata={"check": check_word})
+    encoder: str = field(metadata={"check": check_word})
     tasks: tuple[str, ...]
-    image_size: int = 320
+    image_size: int = field(default=320, metadata={"most": MAX_SIDE})
     normalisation: str = field(default="imagenet", metadata={"choices": tuple(NORMALISATION)})
-    decoder_channels: int | None = None
+    decoder_channels: int | None = field(default=None, metadata={"most": 4096})
 
 
 def build_model(spec: SegmentationSpec) -> nn.Module:
@@ -41,14 +54,19 @@ def build_model(spec: SegmentationSpec) -> nn.Module:
 
     from chexseg.segmentation import encoders  # noqa: F401  registers encoders of our own
 
+    try:
+        check_word(spec.architecture, "--architecture")
+        check_word(spec.encoder, "--encoder")
+    except DataError as error:
+        raise UsageError(str(error)) from error
     extra = {} if spec.decoder_channels is None else {"decoder_channels": spec.decoder_channels}
     options = {"encoder_name": spec.encoder, "encoder_weights": None, "classes": len(spec.tasks), **extra}
     try:
         model = smp.create_model(spec.architecture, **options)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError, IndexError) as error:
         given = f"--architecture {spec.architecture} --encoder {spec.encoder}"
         given += f" --decoder_channels {spec.decoder_channels}" if extra else ""
-        raise UsageError(f"{given}: {error.args[0]}") from error
+        raise UsageError(f"{given}: {' '.join(str(error.args[0] if error.args else error).split())[:500]}") from error
     stride = getattr(model.encoder, "output_stride", 32)
     if spec.image_size % stride:
         raise UsageError(f"--image_size {spec.image_size} must be a multiple of {stride} for {spec.architecture}")
@@ -97,9 +115,16 @@ def load_model(path: Path) -> tuple[nn.Module, SegmentationSpec, dict[str, Any]]
     metrics: dict[str, Any] = {}
     if SegmentationSpec.KEY not in content and foreign.is_foreign(found := checkpoints.state_dict(content, path)):
         weights = foreign.under_todays_names(found)
-        spec = SegmentationSpec(**foreign.read_settings(path, len(weights[foreign.HEAD])))
+        spec = checkpoints.read_spec(foreign.read_settings(path, len(weights[foreign.HEAD])), path, SegmentationSpec)
     else:
         weights, spec, metrics = checkpoints.unpack_network(content, path, SegmentationSpec)
-    model = build_model(spec)
+    try:
+        # As a shell without memory first: a small file may name a network of gigabytes.
+        with torch.device("meta"), suppress(UsageError):
+            checkpoints.fitting(build_model(spec), weights, path)
+        model = build_model(spec)
+    except UsageError as error:
+        raise DataError(f"{path}: {error}") from error
     checkpoints.load_exactly(model, weights, path)
+    checkpoints.metric(metrics, "thresholds", len(spec.tasks), path)
     return model.eval(), spec, metrics

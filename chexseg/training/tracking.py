@@ -71,9 +71,7 @@ class Wandb:
         if not self.project or not distributed.is_main():
             return
         os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault(
-            "WANDB_ERROR_REPORTING", "false"
-        )  # else it looks up a server for its crashes, even offline
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it looks for its makers' server, offline too
         import wandb
 
         options = {

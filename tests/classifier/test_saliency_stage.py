@@ -149,7 +149,7 @@ def test_an_ensembles_maps_are_means_over_each_tasks_checkpoints(root, voters, t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[", "ensemble.json: not JSON"),
+        ("[", "ensemble.json: not whole JSON"),
         ("{}", "ensemble.json: expected {'task2models'"),
         ('{"task2models": {"Rabbit": []}}', "ensemble.json: unknown task 'Rabbit'; known are Edema, Fracture"),
         ('{"task2models": {"Edema": []}}', "ensemble.json: Edema: expected a list"),

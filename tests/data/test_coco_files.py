@@ -86,7 +86,7 @@ def test_a_coco_file_of_another_tool(tmp_path, caplog):
         ({"annotations_segmentation": None}, "no list of polygons"),
         ({"annotations_segmentation": [[0, 0, 1]]}, "three points or more"),
         ({"annotations_segmentation": [[0, 0, 1e9, 0, 1, 1]]}, "far out of its image"),
-        ({"annotations_segmentation": [[0, 0, float("nan"), 0, 1, 1]]}, "far out of its image"),
+        ({"annotations_segmentation": [[0, 0, float("nan"), 0, 1, 1]]}, "NaN is no number"),
         ({"annotations_segmentation": {"size": [6, 4], "counts": [24]}}, "a mask of \\[6, 4\\]"),
         ({"annotations_segmentation": {"size": [4, 6], "counts": [25]}}, "do not add up"),
         ({"images_neg_category_ids": [4]}, "category '4'"),

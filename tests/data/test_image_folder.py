@@ -30,7 +30,8 @@ def test_long_names_end_in_a_hash():
 @pytest.mark.parametrize("kind, options", [("png", {}), ("dicom", {}), ("png", {"layout": "flat"})])
 def test_no_name_leads_out_of_the_folder(tmp_path, kind, options):
     inner = tmp_path / "inner"
-    entries = {name: {"../Ede/ma": rle.empty((2, 3))} for name in HOSTILE if name not in ("a__b", "")}
+    texts = [name for name in HOSTILE if name not in ("a__b", "", "nul\0byte", "line\nbreak", "\ud800 alone")]
+    entries = {name: {"Ede ma": rle.empty((2, 3))} for name in texts}
     _, found = convert(inner, entries, kind, **options)
     assert found == entries
     assert [p.name for p in tmp_path.iterdir()] == ["inner"]
@@ -53,10 +54,16 @@ def test_names_that_could_not_be_turned_back_are_refused(tmp_path, kind):
         ("film.dcm", "film"),
         ("patient1/film.tiff", "patient1__film"),
         ("1.2.840.113", "1.2.840.113"),
+        ("line\nbreak/\udcff.png", "line%0Abreak__%FF"),
     ],
 )
 def test_ids_of_paths(path, expected):
     assert image_folder.image_id(Path(path)) == expected
+
+
+def test_a_path_that_is_too_long_for_an_id_ends_in_a_hash():
+    one, two = (image_folder.image_id(Path("/".join([*["x" * 250] * 5, end]))) for end in ("a.png", "b.png"))
+    assert one != two and len(one) == len(two) == 1000
 
 
 def test_images_are_found_below_folders(tmp_path):

@@ -15,7 +15,7 @@ def test_rows_and_columns_by_name(tmp_path):
     for images, tasks, message in [
         (["d"], ("Edema",), "no probabilities of d"),
         (["c"], ("Edema",), "c: Edema: '' is not a number from 0 to 1"),
-        (["a"], ("Fracture",), "no column 'Fracture'; it has image_id, Path, Lung Opacity, Edema"),
+        (["a"], ("Fracture",), "no column 'Fracture'; the file has image_id, Path, Lung Opacity, Edema"),
     ]:
         with pytest.raises(DataError, match=message):
             read_probabilities(path, images, tasks)

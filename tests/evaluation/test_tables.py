@@ -148,5 +148,5 @@ def test_timings(tmp_path, comparison):
     assert cells(text, "**all**", "## Time of each stage") == [["**all**", "**2 min 10 s**"]]
     for bad in ("step,seconds\na,1\n", "stage,seconds\na,fast\n", ""):
         path.write_text(bad)
-        with pytest.raises(DataError, match="timings.csv: expected the columns"):
+        with pytest.raises(DataError, match="timings.csv: (no column 'stage'|seconds: could not|not a CSV file)"):
             timings.read(path)

@@ -7,6 +7,7 @@ import pytest
 
 from chexseg.errors import DataError
 from chexseg.irnet.backbones import backbone_of_finished, find_backbone
+from chexseg.runtime import provenance
 
 pytestmark = pytest.mark.usefixtures("six_films_environment")
 
@@ -15,7 +16,12 @@ def test_backbone_is_found_by_the_maps_manifest(labelled_run, six_films):
     manifest = labelled_run / "cams" / "saliency.h5.manifest.json"
     with pytest.raises(Exception, match="--backbone_weights"):
         find_backbone("auto", None, labelled_run)
-    manifest.write_text(json.dumps({"paths": {"ckpt_path": str(six_films / "classifier.ckpt")}}))
+    classifier = str(six_films / "classifier.ckpt")
+    record = {"paths": {"ckpt_path": classifier}, "inputs": {classifier: provenance.sha256(Path(classifier))}}
+    manifest.write_text(json.dumps(record | {"inputs": {classifier: "of another file"}}))
+    with pytest.raises(Exception, match="--backbone_weights"):
+        find_backbone("auto", None, labelled_run)
+    manifest.write_text(json.dumps(record))
     try:
         assert find_backbone("auto", None, labelled_run) == six_films / "classifier.ckpt"
         assert backbone_of_finished("auto", None, labelled_run) == six_films / "classifier.ckpt"

@@ -51,7 +51,7 @@ def test_labels_decide_and_uncertain_ones_on_request(six_films, uncertain):
 def test_a_gate_reads_its_files_when_it_is_asked(tmp_path):
     gate = LabelGate(tmp_path / "none.csv", constants.OBSERVATIONS)
     assert gate.inputs == [tmp_path / "none.csv"]
-    with pytest.raises(DataError, match="none.csv: no such label file"):
+    with pytest.raises(DataError, match="none.csv: no such file"):
         gate.decide(IDS, TASKS)
 
 

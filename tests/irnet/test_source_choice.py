@@ -47,7 +47,7 @@ def test_the_best_source_that_is_at_hand(table):
 @pytest.mark.parametrize(
     ("text", "gate", "message"),
     [
-        (None, "labels", "no such table; make it with pseudo_label_quality.py"),
+        (None, "labels", "no such file; make it with pseudo_label_quality.py"),
         ("source,gate,task\n", "labels", "no column 'iou'"),
         (TABLE, "probability", "no row of gate probability and any source of map_otsu, walk, teacher"),
         (TABLE.replace("0.20", "good"), "labels", "map_otsu, Edema: iou 'good' is no number"),
