@@ -127,8 +127,6 @@ def run(
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, and it ends at once
         what = "interrupted" if status == 130 else "stopped"
         _tell(f"{parser.prog}: {what}; run the same command again to go on")
-    with suppress(OSError):
-        sys.stdout.flush()
     # A failed rank must not wait for its peers in a destructor: torchrun ends them.
     if status not in (0, TERMINATED) and distributed.world_size() > 1:
         os._exit(status)
@@ -136,7 +134,9 @@ def run(
 
 
 def _tell(line: str) -> None:
-    """A line for people, if anybody can hear it: the log itself may lie on a full disk."""
+    """A line for people, the last one, if anybody can hear it: the log itself may lie on a full disk."""
+    with suppress(OSError):
+        sys.stdout.flush()
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 

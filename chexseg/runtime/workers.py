@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Generic, Protocol, TypeVar
 
 from chexseg.errors import DataError
@@ -40,18 +41,21 @@ def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -
         return
     pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_start_worker, initargs=(function,))
     waiting: deque[Future[R]] = deque()
-    with pool:
-        rest = iter(items)
-        try:
+    workers: dict[int, BaseProcess] = {}
+    rest = iter(items)
+
+    def submit(count: int) -> None:
+        for item in islice(rest, count):
             with deaf_children(signal.SIGINT, signal.SIGTERM):
-                for item in islice(rest, 4 * num_workers):
-                    waiting.append(pool.submit(_call, item))
-            workers = dict(pool._processes)
+                waiting.append(pool.submit(_call, item))
+            workers.update(pool._processes or {})
+
+    with pool:
+        try:
+            submit(4 * num_workers)
             while waiting:
                 result = waiting.popleft().result()
-                with deaf_children(signal.SIGINT, signal.SIGTERM):
-                    for item in islice(rest, 1):
-                        waiting.append(pool.submit(_call, item))
+                submit(1)
                 yield result
         except BrokenProcessPool as error:
             time.sleep(0.3)  # until the pool's thread has told every future
