@@ -332,7 +332,8 @@ def segmentations(world: Path) -> Iterator[Case]:
         "SegmentationType",
         "NumberOfFrames",
     ):
-        yield case(f"no {name}", edited(lambda f, n=name: delattr(f, n)))
+        verdict = SAFE if name == "NumberOfFrames" else REFUSED
+        yield case(f"no {name}", edited(lambda f, n=name: delattr(f, n)), verdict)
     yield case("no groups", edited(lambda f: setattr(f, "PerFrameFunctionalGroupsSequence", [])))
     yield case("an image", (world / "films/d.dcm").read_bytes())
     for share in (0.0, 0.1, 0.5, 0.9, 0.99):
