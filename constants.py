@@ -105,6 +105,8 @@ def run_dir() -> Path:
     """The default run folder: saliency maps and everything made from them. Where the published checkpoint's is not
     there, the only one that is; DataError, which lists them, where there are several."""
     folder = base_dir() / "train_cams"
+    if not folder.is_dir() and (older := folder.with_name("train_cams_temp")).is_dir():
+        folder = older  # the original's name
     default = folder / MODEL_NAME
     if default.is_dir() or not folder.is_dir():
         return default

@@ -29,12 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --masks_path: where the rest goes [beside it, named by its number of images]",
     )
     cli.add_boolean(parser, "--only_with_finding", default=False, help="with --masks_path: leave out empty images")
+    add("--patients", type=Path, metavar="CSV", help="patient_id of images whose names do not tell: Path or image_id")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the draw")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    from chexseg.data import subsets
+    from chexseg.data import chexpert, subsets
     from chexseg.data.mask_files import MaskFile
 
     if args.masks_path is None:
@@ -45,12 +46,14 @@ def main(args: argparse.Namespace) -> None:
     else:
         path = args.masks_path
         source = MaskFile(path, constants.ALIASES)
-        chosen, rest = subsets.split(source, args.subset_len, args.seed, only_with_finding=args.only_with_finding)
+        patients = chexpert.read_patients(args.patients) if args.patients else None
+        options = {"only_with_finding": args.only_with_finding, "patients": patients}
+        chosen, rest = subsets.split(source, args.subset_len, args.seed, **options)
         name = f"{path.stem}_{len(rest)}" + ("_rest" if len(rest) == len(chosen) else "")
         rest_path = args.rest_path or path.with_name(f"{name}.json")
         subset_path = args.output_path or path.with_name(f"{path.stem}_{len(chosen)}.json")
         parts = [(subset_path, chosen), (rest_path, rest)]
-    record = provenance.describe(vars(args), [source.path], code=__file__)
+    record = provenance.describe(vars(args), [source.path, args.patients], code=__file__)
     for output, ids in parts:
         subsets.write(source, ids, output, record)
 

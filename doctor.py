@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--ckpt_path", type=Path, help="classifier [none: train.py makes $OBJ_EFFICIENCY_BASE_PATH/models/paper/...]")
     add("--map_dir", type=Path, help="run folder of the training set's maps [the checkpoint's, or the only one]")
+    add("--report_dir", type=Path, help="folder of the tables [workspace/report, where reproduce.sh puts them]")
     add("--encoder", default="resnet18", help="encoder of the segmentation networks, the classifier's architecture")
     add("--image_size", type=cli.positive_int, default=320, help="side of the networks' input")
     add("--expert_len", type=cli.positive_int, default=147, help="experts' images to train on; others choose the epoch")
@@ -61,7 +62,7 @@ def networks(paths: Sequence[Path]) -> list[Check]:
 
 
 def main(args: argparse.Namespace) -> None:
-    from chexseg.data import inspection, pipeline
+    from chexseg.data import inspection, pipeline, stage_states
 
     folders = constants.folders()
     data, base, truth = folders.values()
@@ -88,17 +89,20 @@ def main(args: argparse.Namespace) -> None:
             sample=args.sample,
         )
         rows += maps.rows
-        places = pipeline.Places(base, truth, checkpoint, maps.run, maps.test_run, sets.annotations)
+        report = args.report_dir or Path(__file__).resolve().parent / "workspace" / "report"  # reproduce.sh's
+        runs = maps.run, maps.test_run, maps.valid_run
+        places = pipeline.Places(base, truth, checkpoint, *runs, sets.annotations, report)
         made = [path for path in places.networks if path.is_file()]
         rows += networks(made) if made else []
-        rows += checks.room(base, pipeline.bytes_needed(sets.counts, settings))
+        stages = pipeline.paper_stages(places, sets.counts, pipeline.Speed(), settings)
+        rows += checks.room(base, stage_states.bytes_needed(stages))
         print(checks.table(rows))
         forward = classifier.forward_seconds(args.encoder, args.image_size, args.device) if args.timing else 0.0
         speed = pipeline.Speed(forward, sets.seconds, os.cpu_count() or 1)
         stages = pipeline.paper_stages(places, sets.counts, speed, settings)
-        reasons = pipeline.blocked(stages, [row for row in rows if row.stops])
-        print(f"\n{pipeline.table(stages, reasons)}")
-        if following := pipeline.next_stage(stages, reasons):
+        reasons = stage_states.blocked(stages, [row for row in rows if row.stops])
+        print(f"\n{stage_states.table(stages, reasons)}")
+        if following := stage_states.next_stage(stages, reasons):
             print(f"\nNEXT\n  python {following.command}")
     else:
         print(checks.table(rows))

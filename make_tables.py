@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--method", **method, help="a method's masks JSON; repeat")
     add("--human", type=Path, help="masks JSON of a second reader, the row `radiologist`")
     add("--output_dir", type=Path, default=Path("report"), help="folder to write to")
-    add("--image_dir", type=Path, help="folder that contains CheXpert/, for the picture [$CHEXPERT_DATA_DIR]")
+    add("--image_dir", type=Path, help="folder of the images, for the picture [$CHEXPERT_DATA_DIR]")
     add("--maps", type=Path, help="run folder with saliency maps of the test set, for the picture")
     pseudo_help = "masks JSON of pseudo masks of the test set, for the page and, the first, for the picture; repeat"
     add("--pseudo", type=file_or_named, action="append", default=[], metavar="[NAME=]FILE", help=pseudo_help)
@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_examples", type=cli.non_negative_int, default=4, help="images in the picture; 0 draws none")
     add("--examples", nargs="+", default=None, metavar="ID", help="these images in the picture [a varied choice]")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to score")
+    add("--patients", type=Path, metavar="CSV", help="patient_id of images whose names do not tell: Path or image_id")
     add("--num_replicates", type=cli.positive_int, default=1000, help="replicates of the bootstrap")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the bootstrap")
     leak_guard.add_option(parser)
@@ -74,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
     pseudo_paths = {name or "Pseudo masks": path for name, path in args.pseudo}
     beside = [folder / name for name in (report.QUALITY, *([report.BUDGET] if args.style else []))]
     records = [leak_guard.path_of(path) for path in paths.values() if leak_guard.path_of(path).is_file()]
-    more_inputs = [*(path for path in beside if path.is_file()), args.all_images, *records]
+    more_inputs = [*(path for path in beside if path.is_file()), args.all_images, args.patients, *records]
     record = provenance.describe(
         vars(args) | {"method": list(paths), "pseudo": list(pseudo_paths)},
         [truth_path, *paths.values(), *pseudo_paths.values(), *more_inputs],
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
         log.warning("%s: %s; making it again", folder, reason)
 
     from chexseg.classifier.saliency_store import open_maps
-    from chexseg.data.chexpert import patient_of
+    from chexseg.data.chexpert import patient_of, read_patients
     from chexseg.data.mask_files import MaskFile
     from chexseg.evaluation import comparison, film_list
 
@@ -102,7 +103,9 @@ def main(args: argparse.Namespace) -> None:
     films = film_list.read_list(args.all_images, constants.ALIASES) if args.all_images else None
     patients = {patient_of(image) for image in [*truth, *(films or ())]}
     leaks = leak_guard.check(paths.values(), patients, allow=args.allow_leak)
-    found = comparison.compare(truth, methods, tasks, num_replicates=args.num_replicates, seed=args.seed, films=films)
+    draws = {"num_replicates": args.num_replicates, "seed": args.seed}
+    draws["patients"] = read_patients(args.patients) if args.patients else None
+    found = comparison.compare(truth, methods, tasks, films=films, **draws)
     for note in found.notes:
         log.warning(note)
     print(report.write_tables(folder, found, leaks))

@@ -3,9 +3,9 @@
     bash reproduce.sh tables                                 all networks, three seeds, all tables; default preset
     bash reproduce.sh tables tiny --only budget --seeds 17   a table of the tiny preset, one seed
 
-The networks are listed in chexseg/segmentation/experiments.py. reproduce.sh calls this script with its settings, first
-with --plan (commands, in files that it reads, and an estimate of their time), then for the tables: a LaTeX, Markdown,
-CSV, PNG and PDF file of each in --output_dir. A network that is trained is not trained again.
+The networks are listed in chexseg/segmentation/experiments.py. reproduce.sh runs `python paper_tables.py` with its
+settings, first with --plan (commands, in files that it reads, and an estimate of their time), then for the tables: a
+LaTeX, Markdown, CSV, PNG and PDF file of each in --output_dir. A network that is trained is not trained again.
 """
 
 import argparse

@@ -52,27 +52,29 @@ if [ -z "${PYTHON:-}" ]; then
   fi
 fi
 
-workers=$(( $(nproc 2>/dev/null || echo 2) > 1 ? 2 : 0 )) readers=
+cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1) # the second is macOS's
+workers=$((cores > 1 ? 2 : 0)) readers=
 # ---- Settings -------------------------------------------------------------------------------------------------------
 # All networks but the weak ones see the same number of images: epochs x --epoch_len, over teacher and student together.
+# Of few validation images the best epoch is a matter of luck: with one cycle of the learning rate the last one is kept.
 # `size` is the classifier's and the maps', `side` the segmentation networks'.
 case $preset in
   tiny)
     phantom="--preset tiny" size=64 side=64 network=resnet10w32 encoder=resnet10w32 expert=10
     classifier="--num_epochs 3 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last"
     maps= irnet="--num_epochs 1 --radius 3" pseudo="--radius 2" subset=20 workers=0
-    common="--lr 1e-3 --one_cycle --augment" decoder="--decoder_channels 64"
+    common="--lr 1e-3 --one_cycle --augment --keep_epoch last" decoder="--decoder_channels 64"
     weak="--num_epochs 2" epochs="--num_epochs 4 --epoch_len 20" # 80 draws
     teacher="--num_epochs 2 --epoch_len 20" student="--num_epochs 2 --epoch_len 20" ;;
   default)
-    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=112 expert=60
+    phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=96 expert=60
     network=resnet10w32 encoder=resnet10w32
     classifier="--num_epochs 14 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last --output_stride 16"
     maps="--map_scales 1 1.5 --map_mirror True"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
-    common="--lr 2e-3 --one_cycle --augment" decoder="--decoder_channels 128"
-    weak="--num_epochs 1" epochs="--num_epochs 9 --epoch_len 640" # 5760 draws
-    teacher="--num_epochs 6 --epoch_len 480" student="--num_epochs 6 --epoch_len 480" ;;
+    common="--lr 2e-3 --one_cycle --augment --keep_epoch last" decoder="--decoder_channels 64"
+    weak="--num_epochs 1" epochs="--num_epochs 14 --epoch_len 640" # 8960 draws
+    teacher="--num_epochs 7 --epoch_len 640" student="--num_epochs 7 --epoch_len 640 --lr 1e-3" ;;
   paper)
     phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
@@ -80,7 +82,7 @@ case $preset in
     common="--lr 1e-4" decoder= weak="--num_epochs 20"
     epochs="--num_epochs 20 --epoch_len 247 --valid_common_pathologies True" # 4940 draws: 20 epochs of 147 + 100 images
     teacher="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True" student="--num_epochs 10 --epoch_len 247 --valid_common_pathologies True"
-    workers=$(nproc) readers="--num_workers $workers" ;;
+    workers=$cores readers="--num_workers $workers" ;;
 esac
 
 if [ "$preset" = paper ]; then
@@ -157,7 +159,7 @@ preload() {
 # a signal ends both.
 lanes() {
   local lane name running=() status=0
-  if [ "$preset" = paper ] || [ "$(nproc 2>/dev/null || echo 1)" -lt 2 ]; then
+  if [ "$preset" = paper ] || [ "$cores" -lt 2 ]; then
     for name in ${1%% *} ${2%% *} ${1#"${1%% *}"} ${2#"${2%% *}"}; do $name; done
     return
   fi
@@ -186,7 +188,7 @@ await() {
 
 # ---- The pipeline ---------------------------------------------------------------------------------------------------
 echo "Preset $preset, everything under $workspace"
-ckpt=$(realpath -ms "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
+ckpt=$("$PYTHON" -c "import os, sys; print(os.path.abspath(sys.argv[1]))" "${CHEXSEG_CKPT:-$base/models/$preset/classifier.ckpt}")
 name=$(basename "$(dirname "$ckpt")")_$(basename "$ckpt")
 run=$base/train_cams/$name run_test=$base/test_cams/$name run_valid=$base/valid_cams/$name
 rest=$truth/valid_encoded_rest.json # the experts' validation images
@@ -225,7 +227,8 @@ expert_masks() {
     --rest_path "$rest"
 }
 
-# 6. A network by NAME and its options. Epoch and thresholds are chosen on the experts' validation images.
+# 6. A network by NAME and its options. Thresholds, and with the paper's settings the epoch, are chosen on the experts'
+# validation images.
 train() {
   step "train_$1" "$here/segmentation_train.py" --save_dir "$trials" --experiment_name "$1" --eval_masks_path "$rest" \
     --architecture DeepLabV3Plus --encoder $encoder --encoder_weights_type CheXpert --encoder_weights "$ckpt" \

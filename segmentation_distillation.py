@@ -82,12 +82,12 @@ def main(args: argparse.Namespace) -> None:
         if not path.is_file():
             raise UsageError(f"{path}: no such network; train a teacher with segmentation_train.py")
 
-    from chexseg.data import chexpert
+    from chexseg.data import chexpert, label_files
     from chexseg.segmentation import rounds
 
     data = constants.data_dir()
     csv = args.labels_path or chexpert.split_csv(data, "train")
-    frame = chexpert.frontal(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES))
+    frame = label_files.of_views(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES, "train"))
     films = rounds.Films(
         data_dir=data,
         cache_dir=constants.cache_dir(),

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 SPLITS = ("test", "valid", "train")
 # What these say is in the inputs' content, or decides no mask.
-PATHS = ("model_path", "test_masks_path", "output_path", "thresholds_path", "gate_predictions", "gate_cutoffs")
-PATHS += ("all_images", "allow_leak", "oracle")
+PATHS = "model_path test_masks_path output_path thresholds_path gate_predictions gate_cutoffs".split()
+PATHS += "all_images allow_leak image_dir oracle".split()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,14 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="best_model.pth of segmentation_train.py; several are tested one after the other",
     )
     add("--output_path", type=Path, nargs="+", required=True, metavar="JSON", help="masks JSON to write, one a model")
-    add(
-        "--test_masks_path",
-        type=Path,
-        help="masks JSON of the test set [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]",
-    )
+    add("--test_masks_path", type=Path, help="masks JSON [$TEST_SEG_LABELS_GT_BASE_PATH/test_encoded.json]")
     add("--thresholds_path", type=Path, help="JSON list of a threshold per task [thresholds.txt beside the model]")
     add("--batch_size", type=cli.positive_int, default=8, help="images a forward pass, on each rank")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 where the chip multiplies it")
+    add("--image_dir", type=Path, help="any folder of images, whose ids are their paths [$CHEXPERT_DATA_DIR]")
     add("--all_images", type=Path, metavar="CSV", help="label file of the whole set: predict and score all its films")
     cli.add_boolean(parser, "--oracle", help="also <output>_oracle.csv: positives, best threshold; an upper bound")
     add("--gate_predictions", type=Path, metavar="CSV", help="the classifier's predictions.csv of these films")
@@ -112,7 +109,9 @@ def main(args: argparse.Namespace) -> None:
             raise DataError(f"{path}: no such network; train one with segmentation_train.py")
     truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
     films = read_list(args.all_images, constants.ALIASES) if args.all_images else None
-    paths = {name: locate(constants.data_dir(), name, SPLITS) for name in sorted({*truth, *(films or ())})}
+    paths = {
+        name: locate(args.image_dir or constants.data_dir(), name, SPLITS) for name in sorted({*truth, *(films or ())})
+    }
     options = {key: value for key, value in vars(args).items() if key not in PATHS}
     for model_path, output_path in zip(args.model_path, args.output_path, strict=True):
         if len(args.model_path) > 1 and distributed.is_main():

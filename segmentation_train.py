@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--image_dir", type=Path, help="any folder of images, whose ids are their paths [$CHEXPERT_DATA_DIR]")
     add("--train_set", choices=("train", "valid"), default="train", help="whose images --train_masks_path is about")
     files = {"type": Path, "nargs": "+", "metavar": "JSON"}
-    add("--train_masks_path", **files, help="masks to train on (not with --semi_supervised), from one or several files")
+    add("--train_masks_path", **files, help="masks JSON, polygons JSON or COCO to train on; one or several")
     add("--eval_masks_path", **files, required=True, help="masks that choose epoch and thresholds")
     add("--ss_expert_annotations_masks_path", **files, help="expert masks (with --semi_supervised)")
     add("--ss_dnn_generated_masks_path", **files, help="pseudo masks (with --semi_supervised)")

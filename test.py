@@ -19,6 +19,7 @@ import constants
 from chexseg.classifier import ensemble
 from chexseg.classifier.choices import CAM_METHODS, OUTPUT_STRIDES
 from chexseg.data.normalisation import NORMALISATION
+from chexseg.data.views import VIEWS
 from chexseg.errors import DataError, UsageError
 from chexseg.runtime import cli
 
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save_format", choices=("hdf5", "pickle"), default="hdf5", help="pickle adds CheXlocalize's *_map.pkl")
     add("--normalisation", choices=tuple(NORMALISATION), default=None, help="of the input [checkpoint's, imagenet]")
     add("--csv_path", type=Path, default=None, help="label file [the set's own in CheXpert's folder]")
+    add("--views", choices=VIEWS, default="frontal", help="which views of the label file to read")
     add("--images", type=Path, nargs="+", metavar="PATH", help="any folders of X-rays, or files, instead of a set")
     cli.add_run_options(parser)
     return parser
@@ -87,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.classifier import saliency_store
     from chexseg.classifier.prediction_tables import write_tables
     from chexseg.classifier.saliency_stage import SaliencyStage
-    from chexseg.data import chexpert, folder_set, image_folder, leak_guard
+    from chexseg.data import chexpert, folder_set, image_folder, label_files, leak_guard
     from chexseg.runtime import distributed, provenance, shards
 
     split = "train" if args.save_train_cams else args.phase
@@ -100,9 +102,10 @@ def main(args: argparse.Namespace) -> None:
         images = folder_set.readable(image_folder.find(args.images, without=folder), folder, args.num_workers)
     else:
         csv = args.csv_path or label_file(split)
-        frame = chexpert.frontal(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES))
+        labels = chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES, split)
+        frame = label_files.of_views(labels, args.views)
         if frame.empty:
-            raise UsageError(f"{csv}: no frontal image in it")
+            raise UsageError(f"{csv}: no image of --views {args.views} in it")
         images = chexpert.ImageSet(constants.data_dir(), frame, csv=csv)
     stage = SaliencyStage(
         checkpoint,

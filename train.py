@@ -20,6 +20,7 @@ import constants
 from chexseg.classifier import torch_cache
 from chexseg.classifier.choices import ARCHITECTURES, OUTPUT_STRIDES, POOLINGS
 from chexseg.data.normalisation import NORMALISATION
+from chexseg.data.views import VIEWS
 from chexseg.errors import DataError
 from chexseg.runtime import cli, provenance
 from chexseg.training.options import MENTION_POLICIES, UNCERTAIN_POLICIES, RunOptions
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pooling", choices=POOLINGS, default="average", help="how positions become one logit")
     add("--train_csv", type=Path, help="label file [train.csv in CheXpert's folder]")
     add("--valid_csv", type=Path, help="label file that chooses the epoch [valid.csv in CheXpert's folder]")
+    add("--views", choices=VIEWS, default="frontal", help="which views to train on")
     add("--weight_decay", type=cli.non_negative_float, default=0.0, help="of Adam")
     cli.add_boolean(parser, "--augment", default=False, help="shift, turn, scale and re-expose the images")
     add("--wandb_project_name", default="", help="Weights & Biases project; empty: wandb is not even imported")
@@ -52,15 +54,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def both_sets(
-    train_csv: Path, valid_csv: Path, image_size: int, augment: bool, num_workers: int
+    train_csv: Path, valid_csv: Path, image_size: int, augment: bool, views: str, num_workers: int
 ) -> tuple[LabelledImages, LabelledImages]:
     """The images to train on and those that choose the epoch, decoded where they are not yet."""
     from chexseg.classifier.labelled import read_labelled
 
     places = {"aliases": constants.ALIASES, "data_dir": constants.data_dir(), "cache_dir": constants.cache_dir()}
-    common = {**places, "image_size": image_size, "num_workers": num_workers}
-    valid_set = read_labelled(valid_csv, constants.OBSERVATIONS, scored=True, **common)
-    return read_labelled(train_csv, constants.OBSERVATIONS, augment=augment, **common), valid_set
+    common = {**places, "image_size": image_size, "views": views, "num_workers": num_workers}
+    valid_set = read_labelled(valid_csv, constants.OBSERVATIONS, scored=True, split="valid", **common)
+    return read_labelled(train_csv, constants.OBSERVATIONS, augment=augment, split="train", **common), valid_set
 
 
 def weights_of_finished(weights: str, architecture: str) -> Path | None:
@@ -75,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
 
     train_csv = args.train_csv or chexpert.split_csv(constants.data_dir(), "train")
     valid_csv = args.valid_csv or chexpert.split_csv(constants.data_dir(), "valid")
-    best, sets = args.ckpt_path, (train_csv, valid_csv, args.image_size, args.augment, args.num_workers)
+    best, sets = args.ckpt_path, (train_csv, valid_csv, args.image_size, args.augment, args.views, args.num_workers)
     run = Run(
         best.with_name(best.name + ".training"),
         provenance.describe(vars(args), code=__file__),

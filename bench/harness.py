@@ -32,6 +32,7 @@ class Case:
     agreement           (ours' result, reference's result) -> a number, 1 for equal; must reach `least_agreement`
     items               how many things one call deals with: times are per item
     reference_repeats   fewer for a reference that takes long; such a one is not warmed up either
+    clock               of both sides; time.process_time where a busy machine must not matter, of one thread
     missing             why there is no reference
     note                what else was measured
     """
@@ -44,6 +45,7 @@ class Case:
     limit_s: float | None = None
     items: int = 1
     reference_repeats: int | None = None
+    clock: Callable[[], float] = time.perf_counter
     missing: str = ""
     note: str = ""
 
@@ -73,13 +75,15 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+def timed(
+    function: Callable[[], Any], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, Any]:
     """Seconds of one call, and its result."""
     synchronise(device)
-    started = time.perf_counter()
+    started = clock()
     result = function()
     synchronise(device)
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 def spread(seconds: list[float]) -> float:
@@ -100,10 +104,10 @@ def measure(name: str, device: torch.device, repeats: int) -> dict[str, Any]:
     if case.reference and case.reference_repeats is None:
         other = case.reference()
     for i in range(repeats):
-        seconds, last = timed(case.ours, device)
+        seconds, last = timed(case.ours, device, case.clock)
         ours.append(seconds / case.items)
         if case.reference and i < reference_repeats:
-            seconds, other = timed(case.reference, device)
+            seconds, other = timed(case.reference, device, case.clock)
             reference.append(seconds / case.items)
     ours_s = statistics.median(ours)
     reference_s = statistics.median(reference) if reference else None

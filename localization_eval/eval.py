@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         parser, "--true_pos_only", default=True, help="CheXlocalize's files per film: true positives only, or all"
     )
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to score")
+    add("--patients", type=Path, metavar="CSV", help="patient_id of images whose names do not tell: Path or image_id")
     add("--num_replicates", type=cli.positive_int, default=1000, help="replicates of the bootstrap")
     add("--seed", type=cli.non_negative_int, default=17, help="seed of the bootstrap")
     add("--output_path", type=Path, help="CSV to write [<name of --pred_path>_iou.csv beside it]")
@@ -48,9 +49,9 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("--oracle chooses thresholds of saliency maps: give --map_dir")
 
     from chexseg.classifier.saliency_store import open_maps
-    from chexseg.data.chexpert import patient_of
+    from chexseg.data.chexpert import patient_of, read_patients
     from chexseg.data.mask_files import MaskFile
-    from chexseg.evaluation import chexlocalize_files, film_list, scoring
+    from chexseg.evaluation import chexlocalize, film_list, scoring
 
     gt_path = args.gt_path or constants.gt_dir() / "test_encoded.json"
     truth, predictions = (MaskFile(path, constants.ALIASES) for path in (gt_path, args.pred_path))
@@ -72,6 +73,7 @@ def main(args: argparse.Namespace) -> None:
         maps=maps,
         films=films,
         with_oracle=args.oracle,
+        patients=read_patients(args.patients) if args.patients else None,
     )
     for note in found.notes:
         log.warning(note)
@@ -83,8 +85,8 @@ def main(args: argparse.Namespace) -> None:
     for kind, values in ((output.stem, each), (f"{output.stem.removesuffix('_iou')}_hitmiss", found.hits)):
         if values is not None:
             stem = output.with_name(kind)
-            chexlocalize_files.write(stem, values, found.overlap.tasks, found.images, found.resamples)
-    record = provenance.describe(vars(args), [gt_path, args.pred_path, args.all_images], code=__file__)
+            chexlocalize.write(stem, values, found.overlap.tasks, found.images, found.resamples)
+    record = provenance.describe(vars(args), [gt_path, args.pred_path, args.all_images, args.patients], code=__file__)
     provenance.write(provenance.manifest_path(output), record | {"leaks": leaks})
     print(scoring.text(found.table))
     print(f"\n{len(found.images)} images scored; {output}" + "".join(f"\nLEAK, no test: {leak}" for leak in leaks))

@@ -3,6 +3,8 @@
     python pred_segmentation.py --phase train --map_dir $OBJ_EFFICIENCY_BASE_PATH/train_cams/<run> \\
         --method gradcam --model_type single
     python pred_segmentation.py --phase test --map_dir <run> --protocol chexlocalize --threshold_path thresholds.csv
+    python pred_segmentation.py --phase test --map_dir gradcam_maps_val --protocol chexlocalize \\
+        --probability_threshold_path probability_tuning_results.csv --output_path gradcam_segmentations_val.json
 
 Writes seg_labels_encoded.json into the run folder: at the network's input size for `train`, at the original images'
 size for `valid` and `test`. Killed and run again, it goes on where it was.
@@ -31,7 +33,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model_type", choices=("single", "ensemble"), default="single", help="ensemble: of test.py --config_path")
     add("--protocol", choices=PROTOCOLS, default="chexseg", help="chexlocalize stretches each map to 0..1 first")
     add("--threshold_path", type=Path, help="CSV threshold,task of fixed thresholds, instead of Otsu's (chexlocalize)")
-    add("--prob_cutoff_path", type=Path, help="CSV prob_threshold,mIoU,task: below it, an empty mask (chexlocalize)")
+    add(
+        "--prob_cutoff_path",
+        "--probability_threshold_path",
+        type=Path,
+        help="CSV prob_threshold,mIoU,task: below it, an empty mask (chexlocalize)",
+    )
+    cli.add_boolean(parser, "--if_smoothing", help="average over a box before Otsu's threshold (chexlocalize)")
+    add("--k", type=cli.non_negative_int, default=0, help="side of that box in pixels")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to write")
     add("--output_path", type=Path, help="masks JSON to write [seg_labels_encoded.json in --map_dir]")
     cli.add_run_options(parser)
@@ -52,6 +61,8 @@ def main(args: argparse.Namespace) -> None:
 
     if args.protocol != "chexlocalize" and (args.threshold_path or args.prob_cutoff_path):
         raise UsageError("--threshold_path and --prob_cutoff_path belong to --protocol chexlocalize")
+    if args.if_smoothing and (args.protocol != "chexlocalize" or args.k < 1):
+        raise UsageError("--if_smoothing belongs to --protocol chexlocalize and needs --k of at least 1")
     maps = open_maps(args.map_dir or default_run(args.model_type, args.phase))
     tasks = tuple(constants.ALIASES.get(name, name) for name in args.tasks)
     maps.task_rows(tasks)  # an unknown task is an error now, not in the middle of the work
@@ -63,6 +74,7 @@ def main(args: argparse.Namespace) -> None:
         protocol=args.protocol,
         thresholds=read(args.threshold_path, "threshold") if args.threshold_path else None,
         cutoffs=read(args.prob_cutoff_path, "prob_threshold") if args.prob_cutoff_path else None,
+        smoothing=args.k if args.if_smoothing else 0,
     )
     record = provenance.describe(vars(args), [args.threshold_path, args.prob_cutoff_path], code=__file__)
     record["inputs"][str(maps.path)] = maps.fingerprint()

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--gt_path", type=Path, help="expert masks JSON [$TEST_SEG_LABELS_GT_BASE_PATH/valid_encoded.json]")
     add("--all_images", type=Path, help="label file of the set: films without a finding that --gt_path lacks")
     add("--criterion", choices=("pooled", "per_image"), default="pooled", help="per_image: CheXlocalize's own mIoU")
+    add("--save_dir", type=Path, help="with maps: write what CheXlocalize's two tuning scripts write, and nothing else")
     cli.add_boolean(parser, "--only_positive", help="thresholds by films with the finding, for masks gated by labels")
     add("--tasks", nargs="+", default=list(constants.LOCALIZATION_TASKS), metavar="TASK", help="tasks to tune")
     add("--threshold_path", type=Path, help="CSV of thresholds to write [thresholds.csv in --map_dir]")
@@ -53,9 +54,17 @@ def tell(what: str, tasks: Iterable[str], values: "np.ndarray", scores: "np.ndar
             log.warning("%s: no %s chosen: no mask of it that any one would find", task, what)
 
 
+def seal(outputs: Iterable[Path], record: dict, fingerprint: str) -> None:
+    for path in outputs:
+        shards.seal(path, record, fingerprint)
+        log.info("%s", path)
+
+
 def main(args: argparse.Namespace) -> None:
     if (args.map_dir is None) == (args.pred_path is None):
         raise UsageError("give --map_dir with saliency maps, or --pred_path with masks")
+    if args.save_dir and not args.map_dir:
+        raise UsageError("--save_dir is for saliency maps: give --map_dir")
     if args.pred_path and not args.predictions:
         raise UsageError("--pred_path needs --predictions: cut-offs are about the classifier's probabilities")
     from chexseg.classifier.saliency_store import open_maps
@@ -67,6 +76,9 @@ def main(args: argparse.Namespace) -> None:
     folder = maps.folder if maps else args.pred_path.parent
     outputs = [args.prob_cutoff_path or folder / "prob_cutoffs.csv"]
     outputs += [args.threshold_path or folder / "thresholds.csv"] if maps else []
+    if args.save_dir:
+        args.save_dir.mkdir(parents=True, exist_ok=True)
+        outputs = [args.save_dir / f"{name}.csv" for name in ("probability_tuning_results", "tuning_results")]
     inputs = [truth.path, args.pred_path, args.predictions, args.all_images]
     record = provenance.describe(vars(args), inputs, code=__file__)
     if maps:
@@ -91,6 +103,9 @@ def main(args: argparse.Namespace) -> None:
         raise DataError(f"{truth.path}: {there.path} has none of its images; run test.py on the experts' set")
     for path in outputs:
         leak_guard.record(path, {"thresholds" if path == outputs[-1] and maps else "cut-offs": map(patient_of, images)})
+    if maps and args.save_dir:
+        map_tuning.write_as_chexlocalize(maps, truth, tasks, *outputs)
+        return seal(outputs, record, fingerprint)
     if maps:
         curves = map_tuning.curves(maps, truth, tasks, images, args.num_workers)
         scores = (curves.only_positive() if args.only_positive else curves).scores(args.criterion)
@@ -106,9 +121,7 @@ def main(args: argparse.Namespace) -> None:
     scores = tuning.cutoff_scores(overlap, probabilities, args.criterion)
     tell("cut-off", tasks, np.array(tuning.CUTOFFS), scores, tuning.best(scores))
     tuning.write_cutoffs(outputs[0], tasks, tuning.CUTOFFS, scores)
-    for path in outputs:
-        shards.seal(path, record, fingerprint)
-        log.info("%s", path)
+    seal(outputs, record, fingerprint)
 
 
 if __name__ == "__main__":

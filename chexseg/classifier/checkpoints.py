@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import nn
 
+from chexseg.classifier.module_files import KEYS
 from chexseg.classifier.safe_loading import load_checkpoint
 from chexseg.data.names import check_tasks
 from chexseg.errors import DataError, UsageError
@@ -25,7 +26,7 @@ from chexseg.runtime.files import atomic
 
 def state_dict(checkpoint: dict, path: Path) -> dict[str, torch.Tensor]:
     """The named tensors of a checkpoint: under `state_dict`, `model` or `model_state`, or the dict itself."""
-    for key in ("state_dict", "model_state_dict", "model_state", "model"):
+    for key in KEYS:
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break

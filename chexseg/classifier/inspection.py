@@ -96,11 +96,12 @@ def maps(checks: Checks, run: Path, ids: Sequence[str], tasks: Sequence[str], *,
 
 @dataclass
 class Runs:
-    """Rows about the classifier and its maps, and the run folders that hold those of the training and the test set."""
+    """Rows about the classifier and its maps, and the run folders that hold those of the three sets."""
 
     rows: list[Check]
     run: Path
     test_run: Path
+    valid_run: Path
 
 
 def classifier_and_maps(
@@ -125,7 +126,7 @@ def classifier_and_maps(
     else:
         imagenet_weights(checks, encoder)
     name = f"{path.parent.name}_{path.name}"
-    others = [folder for folder in runs(base) if folder.parent.name == "train_cams"]
+    others = [folder for folder in runs(base) if folder.parent.name in ("train_cams", "train_cams_temp")]
     expected = base / "train_cams" / name
     if run is None:
         run = expected if expected in others or len(others) != 1 else others[0]
@@ -135,14 +136,17 @@ def classifier_and_maps(
         elif others and expected not in others:
             detail = f"none of {expected.name}, which the checkpoint would have; there are {some(others)}"
             checks.add(ODD, "saliency maps", detail, "name one with --map_dir")
-    of_run, of_checkpoint = base / "test_cams" / run.name, base / "test_cams" / name
-    test_run = of_run if of_run.is_dir() else of_checkpoint
-    for what, folder, split in (("saliency maps", run, "train"), ("test maps", test_run, "test")):
+    test_run, valid_run = (
+        next((base / split / of for of in (run.name, name) if (base / split / of).is_dir()), base / split / name)
+        for split in ("test_cams", "valid_cams")
+    )
+    looked_at = ("saliency maps", run, "train"), ("test maps", test_run, "test"), ("valid maps", valid_run, "valid")
+    for what, folder, split in looked_at:
         if (folder / "cams").is_dir() or (folder / saliency_store.STORE).is_file():
             if not any((folder / "cams").glob("saliency.h5")) and (folder / "cams" / ".saliency.h5.parts").is_dir():
                 continue  # half-made: the stage's state says so
             maps(checks, folder, ids.get(split, ()), tasks, sample=sample, what=what)
-    return Runs(checks.rows, run, test_run)
+    return Runs(checks.rows, run, test_run, valid_run)
 
 
 def runs(base: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from chexseg.data import chexpert, sample_cache
+from chexseg.data import chexpert, label_files, sample_cache
 from chexseg.data.augmentation import STRETCHED, augment
 from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import read_image, resize_square
@@ -59,15 +59,18 @@ def read_labelled(
     image_size: int,
     augment: bool = False,
     scored: bool = False,
+    views: str = "frontal",
+    split: str | None = None,
     num_workers: int = 0,
 ) -> LabelledImages:
-    """The frontal images of a label file, stretched to (image_size, image_size).
+    """The images of a label file, of some `views` and, where it lists several sets, of `split`, stretched to
+    (image_size, image_size).
 
     DataError where there is none, or, with `scored`, where no AUROC could be had from the labels.
     """
-    frame = chexpert.frontal(chexpert.read_labels(csv, tasks, aliases))
+    frame = label_files.of_views(chexpert.read_labels(csv, tasks, aliases, split), views)
     if frame.empty:
-        raise DataError(f"{csv}: no frontal image in it")
+        raise DataError(f"{csv}: no {'' if views == 'all' else views + ' '}image in it (see --views)")
     if scored and not any({0, 1} <= set(frame[task]) for task in tasks):
         columns = ", ".join(tasks)
         raise DataError(f"{csv}: no column has both a 1 and a 0, so that no AUROC can choose an epoch: {columns}")
@@ -76,7 +79,7 @@ def read_labelled(
 
 
 def label_array(frame: pd.DataFrame, tasks: Sequence[str]) -> np.ndarray:
-    """(N, T) float32 of 1, 0, -1 and NaN, as the label file has them."""
+    """(N, T) float32 of 1, 0, -1, NaN and NO_COLUMN, as `read_labels` gives them."""
     return frame[list(tasks)].to_numpy(np.float32)
 
 

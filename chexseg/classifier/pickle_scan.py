@@ -207,7 +207,9 @@ class Rehearsal(pickle.Unpickler):
             return lambda *args: self._budget.spend(function(*args))
         return self._classes.setdefault(f"{module}.{name}", type(name, (Inert,), {"used_as": None, "odd_state": False}))
 
-    def persistent_load(self, saved: Any) -> Inert:
+    def persistent_load(self, saved: Any) -> Any:
+        if isinstance(saved, tuple) and len(saved) == 4 and saved[0] == "module" and isinstance(saved[1], type):
+            return saved[1]  # a class of a whole module, with its source, in a file before torch 1.6
         kind, key, count = (
             (saved[1], saved[2], saved[4]) if isinstance(saved, tuple) and len(saved) > 4 else (None, "", 0)
         )

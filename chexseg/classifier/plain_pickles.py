@@ -98,11 +98,17 @@ class _Storage:
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    """The tensor of a storage, if all of it lies inside and no number stands in it twice."""
-    numbers = [offset, *size, *stride]
-    if not isinstance(storage, _Storage) or not all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers):
+    if not isinstance(storage, _Storage):
         raise DataError("damaged: a tensor of impossible shape")
-    flat, count = storage.numbers, math.prod(size)
+    return tensor_of(storage.numbers, offset, size, stride)
+
+
+def tensor_of(flat: torch.Tensor, offset: Any, size: Any, stride: Any) -> torch.Tensor:
+    """The tensor of a storage's numbers, if all of it lies inside and no number stands in it twice."""
+    numbers = [offset, *size, *stride]
+    if not all(isinstance(n, int) and 0 <= n < 2**62 for n in numbers):
+        raise DataError("damaged: a tensor of impossible shape")
+    count = math.prod(size)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if count > flat.numel() or (count and last >= flat.numel()):
         raise DataError(f"damaged: a tensor of shape {str(tuple(size))[:60]} in {flat.numel()} numbers")

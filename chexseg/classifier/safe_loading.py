@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from chexseg.classifier.module_files import PREFIX, load_module
 from chexseg.classifier.pickle_scan import MAX_DEPTH, STORAGES, Rehearsal, named, names_in
 from chexseg.errors import DataError
 
@@ -45,8 +46,9 @@ def load_checkpoint(path: Path) -> dict:
     """A file of `torch.save`, as zip or in the format before it, or of safetensors, on the CPU. Objects of unknown
     classes are `Inert`.
 
-    DataError for TorchScript, a zip that is not exactly as torch writes it or fails its checksums, more data than the
-    file has bytes, and anything in it that is neither a number, a text, a container, a tensor nor such an object.
+    A whole module that was pickled gives its state dict. DataError for TorchScript, a zip that is not exactly as torch
+    writes it or fails its checksums, more data than the file has bytes, and anything in it that is neither a number, a
+    text, a container, a tensor nor such an object.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,6 +61,11 @@ def load_checkpoint(path: Path) -> dict:
             return _load_safetensors(path)
         is_zip = start[:2] == b"PK" or zipfile.is_zipfile(path)
         names, rehearsal = _look_at_zip(path) if is_zip else _look_at_legacy(path, size)
+        if any(name.startswith(PREFIX) for name in names.values()):
+            found = load_module(path, is_zip)
+            _check_tensors(found, size)
+            return found
+        _refuse(names)
         unknown: list = [(rehearsal.stand_in(now), name) for name, now in sorted(names.items()) if now not in _OF_TORCH]
         with torch.serialization.safe_globals(unknown):
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -114,7 +121,6 @@ def _look_at_zip(path: Path) -> tuple[dict[str, str], Rehearsal]:
         content = archive.read(pickles[0])
         sizes = {e.filename.removeprefix(f"{prefix}data/"): e.file_size for e in entries}
     found = names_in(io.BytesIO(content), len(content))
-    _refuse(found)
     rehearsal = Rehearsal(content)
     for key, count in rehearsal.bytes_wanted().items():
         if count > sizes.get(key, -1):
@@ -155,7 +161,6 @@ def _look_at_legacy(path: Path, size: int) -> tuple[dict[str, str], Rehearsal]:
         for _ in range(5):  # magic number, version, machine, the dict of weights, keys of the data
             found |= names_in(data, size)
             places.append(data.tell())
-        _refuse(found)
         rehearsal = Rehearsal(data[places[3] : places[4]])
     if sum(rehearsal.bytes_wanted().values()) > size:
         raise DataError("damaged: it is shorter than its tensors")

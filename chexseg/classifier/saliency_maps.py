@@ -15,7 +15,7 @@ from chexseg.errors import DataError
 
 
 class Saliency(TypedDict):
-    """What is known of one image: `maps` (T, h, w) float32, `probabilities` (T,) float32, and the original image's
+    """What is known of one image: `maps` (T, h, w) float32, `probabilities` (T,), and the original image's
     `size` (height, width)."""
 
     maps: np.ndarray
@@ -41,6 +41,10 @@ class SaliencyMaps(ABC):
     @abstractmethod
     def network_size(self) -> tuple[int, int]:
         """Height and width of the network's input. Maps are upsampled to it first, then to whatever is wanted."""
+
+    def input_size(self, saliency: Saliency) -> tuple[int, int]:
+        """The same of one image's maps."""
+        return self.network_size
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -1,7 +1,8 @@
 """CheXlocalize's saliency pickles, `<image id>_<task>_map.pkl`: read like a store, and written on request.
 
-Each holds the map of one task at the network's input size (1, 1, S, S), its probability `prob`, `task`, the label `gt`,
-the image `cxr_img` (3, S, S) in 0..1, and `cxr_dims`, the original's **width and height**.
+Each holds the map of one task at the network's input size (1, 1, S, S), its probability `prob` (or those of CheXpert's
+14 observations, in their order), `task`, the label `gt`, the image `cxr_img` (3, S, S) in 0..1, and `cxr_dims`, the
+original's **width and height**.
 """
 
 from __future__ import annotations
@@ -22,16 +23,26 @@ from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.files import atomic
 
+# Whose the entries of a `prob` of 14 are.
+OBSERVATIONS = (
+    *("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Lesion", "Airspace Opacity", "Edema"),
+    *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture"),
+    "Support Devices",
+)
+
 
 class PickledMaps(SaliencyMaps):
-    """A folder of pickles. A task that an image has no pickle of has an all-zero map and probability 0."""
+    """A folder of pickles, and of folders of them. A task that an image has no pickle of has an all-zero map and
+    probability 0."""
 
     def __init__(self, path: Path, *, folder: Path | None = None):
         self.path, self.folder = Path(path), folder or Path(path)
         self._pickles: dict[str, dict[str, Path]] = {}
-        for file in sorted(self.path.glob("*_map.pkl")):
+        for file in self._files():
             image_id, task = _split_name(file)
-            self._pickles.setdefault(image_id, {})[task] = file
+            other = self._pickles.setdefault(image_id, {}).setdefault(task, file)
+            if other is not file:
+                raise DataError(f"{other} and {file} are both of {image_id} and {task}; remove one of them")
         self.ids = sorted(self._pickles)
         self.tasks = tuple(dict.fromkeys(task for image_id in self.ids for task in self._pickles[image_id]))
 
@@ -41,18 +52,26 @@ class PickledMaps(SaliencyMaps):
         height, width = self[self.ids[0]]["maps"].shape[1:]
         return height, width
 
+    def input_size(self, saliency: Saliency) -> tuple[int, int]:
+        """The map's own, which may differ from image to image."""
+        height, width = saliency["maps"].shape[1:]
+        return height, width
+
+    def _files(self) -> list[Path]:
+        return sorted(self.path.rglob("*_map.pkl"))
+
     def fingerprint(self) -> str:
         """Of the pickles' names, sizes and times of change."""
         digest = hashlib.sha256()
-        for path in sorted(self.path.glob("*_map.pkl")):
-            digest.update(f"{path.name} {provenance.stat_fingerprint(path)}\0".encode())
+        for path in self._files():
+            digest.update(f"{path.relative_to(self.path)} {provenance.stat_fingerprint(path)}\0".encode())
         return digest.hexdigest()
 
     def _read(self, image_id: str) -> Saliency:
         contents = {task: _read_pickle(path) for task, path in self._pickles[image_id].items()}
         first, _, size = next(iter(contents.values()))
         maps = np.zeros((len(self.tasks), *first.shape), np.float32)
-        probabilities = np.zeros(len(self.tasks), np.float32)
+        probabilities = np.zeros(len(self.tasks))  # in double precision, as they are held against cut-offs
         for row, task in enumerate(self.tasks):
             if task in contents:
                 saliency, probabilities[row], size = contents[task]
@@ -61,13 +80,11 @@ class PickledMaps(SaliencyMaps):
 
 
 def _split_name(path: Path) -> tuple[str, str]:
-    """Image id and task of `<image id>_<task>_map.pkl`: the task is what follows the view."""
-    stem = path.name.removesuffix("_map.pkl")
-    at = max(stem.find("_frontal_"), stem.find("_lateral_"))
-    if at < 0:
-        raise DataError(f"{path}: expected patientX_studyY_viewZ_frontal_<task>_map.pkl")
-    cut = at + len("_frontal_")
-    image_id, task = (image_folder.text_of(part) for part in (stem[: cut - 1], stem[cut:]))
+    """Image id and task of `<image id>_<task>_map.pkl`: no task has a `_` in its name."""
+    image_id, _, task = path.name.removesuffix("_map.pkl").rpartition("_")
+    if not image_id:
+        raise DataError(f"{path}: expected <image id>_<task>_map.pkl")
+    image_id, task = image_folder.text_of(image_id), image_folder.text_of(task)
     return names.check_id(image_id, path), names.check_task(task, path)
 
 
@@ -83,7 +100,9 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, float, tuple[int, int]]:
         if saliency.is_complex() or saliency.dtype == torch.bool:
             raise ValueError(f"a map of {saliency.dtype}")
         saliency = saliency.float().squeeze((0, 1))
-        probability = float(np.asarray(content.get("prob", np.nan), np.float64).reshape(-1)[0])
+        probabilities = np.asarray(content.get("prob", np.nan), np.float64).ravel()
+        of_all = len(probabilities) == len(OBSERVATIONS)
+        probability = float(probabilities[OBSERVATIONS.index(content["task"]) if of_all else 0])
         width, height = np.asarray(content["cxr_dims"]).tolist()
     except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise DataError(f"{path}: not a saliency pickle ({type(error).__name__}: {error})") from error

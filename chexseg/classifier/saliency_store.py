@@ -46,7 +46,7 @@ def open_maps(path: Path) -> SaliencyMaps:
     if store.is_file():
         return StoredMaps(store, folder=path.parent if path.is_file() else path)
     pickles = path / "cams" if (path / "cams").is_dir() else path
-    if not any(pickles.glob("*_map.pkl")):
+    if not any(pickles.rglob("*_map.pkl")):
         raise DataError(f"{store}: no saliency maps here; make them with test.py --save_cams True")
     return PickledMaps(pickles, folder=path)
 

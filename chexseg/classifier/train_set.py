@@ -38,6 +38,6 @@ class TrainSetMaker:
 
     def _path(self, image_id: str) -> Path:
         try:
-            return chexpert.find_image(self.data_dir, image_id, "train")
+            return chexpert.locate(self.data_dir, image_id, ("train",))
         except DataError as error:
             raise DataError(f"{self.listing or self.data_dir}: {error}; make the list again with test.py") from error

@@ -40,6 +40,7 @@ class ClassifierTrainer(Trainer):
         weight_decay: float = 0.0,
     ):
         self.model, self.dataset, self.valid_set, self.best = model, train_set, valid_set, best
+        self.chooses = options.keep_epoch == "best"
         self.batch_size, self.policies = options.batch_size, {"uncertain": uncertain, "not_mentioned": not_mentioned}
         self.order = draws.shuffled(len(train_set), options.seed)
         self.optimizer = torch.optim.Adam(model.parameters(), options.lr, weight_decay=weight_decay)
@@ -63,9 +64,9 @@ class ClassifierTrainer(Trainer):
         return f"mean AUROC {metrics['mean_auroc']:.3f}"
 
     def save_best(self, weights: dict[str, Tensor], metrics: Mapping[str, Any]) -> None:
-        """The network; before it, which patients it was trained and its epoch chosen on."""
-        trained, chosen = (map(patient_of, images.pixels.ids) for images in (self.dataset, self.valid_set))
-        leak_guard.record(self.best, {"trained": trained, "epoch": chosen})
+        """The network; before it, which patients it was trained on, and its epoch chosen where it was."""
+        roles = {"trained": self.dataset} | ({"epoch": self.valid_set} if self.chooses else {})
+        leak_guard.record(self.best, {role: map(patient_of, images.pixels.ids) for role, images in roles.items()})
         network = models.Classifier(self.model.spec)
         network.load_state_dict(weights)
         models.save_classifier(self.best, network)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +89,7 @@ def _read(
     """Names of the columns, rows of as many cells, and the text that they stand in."""
     way_out = _way_out(made_by)
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = _unpacked(Path(path)).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {way_out}") from error
     except UnicodeDecodeError as error:
@@ -112,6 +114,22 @@ def _read(
     if not found and not empty:
         raise DataError(f"{path}: no row in it, only the names of its columns; {way_out}")
     return names, found, text
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, those inside one that ends in .gz, which may be a hundred times as many."""
+    packed = path.read_bytes()
+    if path.suffix != ".gz":
+        return packed
+    most = 1_000_000 + 100 * len(packed)
+    try:
+        with gzip.open(io.BytesIO(packed)) as file:
+            content = file.read(most + 1)
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{path}: not a gzip file ({error}); fetch it again") from error
+    if len(content) > most:
+        raise DataError(f"{path}: unpacks to more than {most} bytes; unpack it yourself if that is right")
+    return content
 
 
 def _names(

@@ -1,8 +1,9 @@
 """Any X-ray under any name: image ids from paths, file names from image ids, the images below a folder.
 
 An image's id is its path below the folder that was named, without the suffix, "/" turned to "__"; a path that ends in
-CheXpert's patient/study/view gives `patient00001_study1_view1_frontal`. Characters that are no text, such as a line's
-end, are written as %XX. Decoding images is in `images`.
+CheXpert's patient/study/view gives `patient00001_study1_view1_frontal`, and one that ends as MIMIC-CXR's does gives
+`p10000032_s50414267_<image>`. Characters that are no text, such as a line's end, are written as %XX. Decoding images is
+in `images`.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from chexseg.errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
 MAX_NAME = 200  # bytes; file systems allow 255, of which a suffix and a temporary name's ends take some
 
-_CHEXPERT = (r"patient\w+", r"study\w+", r"view\w+")
+_PATIENT_FIRST = ((r"patient\w+", r"study\w+", r"view\w+"), (r"p\d+", r"s\d+", r"[\w-]+"))  # CheXpert, MIMIC-CXR
 # What a file name may hold as it is: no path separator, no control character, nothing that a shell or a
 # file system reads as more than a name.
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\%:*?"<>|\ud800-\udfff]')
@@ -29,8 +30,9 @@ def image_id(path: PurePath) -> str:
     *folders, name = path.parts
     stem = name[: -len(path.suffix)] if path.suffix.lower() in SUFFIXES else name
     last = [*folders[-2:], stem]
-    if len(last) == 3 and all(re.fullmatch(form, word) for form, word in zip(_CHEXPERT, last, strict=True)):
-        return "_".join(last)
+    for forms in _PATIENT_FIRST:
+        if len(last) == 3 and all(re.fullmatch(form, word) for form, word in zip(forms, last, strict=True)):
+            return "_".join(last)
     name = "__".join([*folders, stem])
     # A file system allows what is no text, and a thousand folders in each other; an id (`names.check_id`) does not.
     name = NO_TEXT.sub(lambda found: quote(found.group(), safe="", errors="surrogateescape"), name)
@@ -82,6 +84,15 @@ def find(places: Sequence[Path], suffixes: Sequence[str] = SUFFIXES, *, without:
         if not count:
             raise DataError(f"{place}: no image in this folder; looked for {', '.join(suffixes)}")
     return dict(sorted(found.items()))
+
+
+def by_last_word(place: Path) -> dict[str, list[tuple[str, Path]]]:
+    """The images below a folder, (id, path) by the last word of their id: what stands behind the last `__`."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for path, relative in _below(place, SUFFIXES, None):
+        name = image_id(relative)
+        found.setdefault(name.rsplit("__", 1)[-1], []).append((name, path))
+    return found
 
 
 def _below(place: Path, suffixes: tuple[str, ...], leave: str | None) -> Iterator[tuple[Path, PurePath]]:

@@ -12,7 +12,7 @@ from itertools import combinations, compress
 from pathlib import Path
 from time import perf_counter
 
-from chexseg.data import chexpert, dicom_images, rle
+from chexseg.data import chexpert, dicom_images, label_files, rle
 from chexseg.data.images import opened, read_image
 from chexseg.data.mask_files import MaskFile, PolygonFile
 from chexseg.data.pipeline import Counts, Settings
@@ -120,10 +120,12 @@ def label_file(
     path = checks.attempt(f"{split} labels", find, "see the layout in the README; CHEXPERT_DATA_DIR names the folder")
     if path is None:
         return None
-    frame = checks.attempt(f"{split} labels", lambda: chexpert.read_labels(path, names.observations, names.aliases))
+    frame = checks.attempt(
+        f"{split} labels", lambda: chexpert.read_labels(path, names.observations, names.aliases, split)
+    )
     if frame is None:
         return None
-    frontal = chexpert.frontal(frame)
+    frontal = label_files.of_views(frame)
     patients = {chexpert.patient_of(name) for name in frontal.index}
     detail = f"{path}: {len(frame)} images, {len(frontal)} of them frontal, of {len(patients)} patients"
     if frontal.empty:
@@ -132,6 +134,9 @@ def label_file(
     labelled = {task: int((frontal[task] == 1).sum()) for task in names.tasks}
     never = [task for task, count in labelled.items() if not count]
     checks.add(ODD if never else OK, f"{split} labels", detail + (f"; nobody has {some(never)}" if never else ""))
+    if lacking := [name for name in names.observations if (frame[name] == chexpert.NO_COLUMN).all()]:
+        way_out = "unknown of every image, so never learnt; is a column misspelt?"
+        checks.add(ODD, f"{split} labels", f"{path}: no column of {some(lacking)}", way_out)
     images = chexpert.ImageSet(data_dir, frontal, csv=path)
     seconds = image_files(checks, f"{split} images", images.ids, images.path, sample=sample, seed=seed)
     positive = (frontal[list(names.tasks)] == 1).to_numpy()

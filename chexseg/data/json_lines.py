@@ -25,7 +25,7 @@ from chexseg.runtime import plain_json
 from chexseg.runtime.files import atomic
 
 T = TypeVar("T")
-BLOCK = 512  # images that `read` looks at together
+BLOCK = 64  # images that `read` looks at together
 
 
 def line(image_id: str, entry: Mapping) -> str:
@@ -109,15 +109,23 @@ class ImageFile(Mapping[str, T]):
         return self._checked(image_id, self._parsed(image_id))
 
     def read(self, ids: Iterable[str]) -> Iterator[T]:
-        """The entries of many images, in the order of `ids`: what `self[id]` gives, in a fraction of the time."""
+        """The entries of many images, in the order of `ids`: what `self[id]` gives, in less time."""
         rest = iter(ids)
         while block := list(islice(rest, BLOCK)):
-            entries = [self._parsed(image_id) for image_id in block]
-            self._look_ahead(entries)
-            yield from map(self._checked, block, entries)
+            yield from self._read_block(block)
 
-    def _look_ahead(self, entries: Sequence[Any]) -> None:
-        """Whatever makes `_checked` of these entries faster."""
+    def _read_block(self, ids: Sequence[str]) -> Iterable[T]:
+        return map(self.__getitem__, ids)
+
+    def _lines(self, ids: Sequence[str]) -> list[bytes]:
+        """The entries as they stand in the file; empty ones of a file that has another layout than ours."""
+        if not self._rows:
+            return [b""] * len(ids)
+        data = self._map()
+        places = self._places[[self._rows[image_id] for image_id in ids]].tolist()
+        lines = [data[start:stop] for start, stop in places]
+        data.madvise(mmap.MADV_DONTNEED)
+        return lines
 
     def _parsed(self, image_id: str) -> Any:
         """The image's entry as it stands in the file."""

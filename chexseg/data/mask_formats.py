@@ -11,6 +11,7 @@ apart; what they leave out is unknown unless `unlisted_absent` is given.
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ def read(
     return SegFiles(path, aliases)
 
 
+def guess(path: Path) -> str:
+    """Which of the JSON formats a file seems to have, from its first words; `masks` where nothing tells."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            start = file.read(1 << 16)
+    except OSError:
+        return "masks"  # whose reader says what is wrong
+    if re.match(r'\s*\{\s*"((images|annotations|categories|licenses)"\s*:\s*\[|info"\s*:\s*\{[^{}]*\}\s*,)', start):
+        return "coco"
+    return "polygons" if re.match(r'\s*\{\s*"([^"\\]|\\.)*"\s*:\s*\{\s*"([^"\\]|\\.)*"\s*:\s*\[', start) else "masks"
+
+
 class PolygonMasks(Mapping[str, dict[str, dict]]):
     """A polygons JSON as a mapping of image id -> {task: mask}. `absent`: tasks that get an empty mask where an image
     does not list them."""
@@ -59,7 +72,7 @@ class PolygonMasks(Mapping[str, dict[str, dict]]):
     def __init__(self, path: Path, aliases: Mapping[str, str], absent: Sequence[str] = ()):
         from chexseg.data.mask_files import PolygonFile
 
-        self.file, self.absent = PolygonFile(path, aliases), tuple(absent)
+        self.path, self.file, self.absent = path, PolygonFile(path, aliases), tuple(absent)
 
     def __len__(self) -> int:
         return len(self.file)

@@ -1,19 +1,16 @@
-"""The paper's stages in order: what each needs and writes, how far it is, the command that makes it, and about how long
-that takes. `reproduce.sh paper` runs these; `doctor.py` shows them before.
+"""The paper's stages in order: what each needs and writes, the command that makes it, about how long
+that takes and how much of the disk. `reproduce.sh paper` runs these; `doctor.py` shows them before. How far each is, is
+in `stage_states`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chexseg.runtime import plain_json, provenance
-from chexseg.runtime.checks import Check
-from chexseg.runtime.progress import duration
-
-FINISHED, BEGUN, UNRECORDED, TO_DO = "finished", "begun", "there, unknown from what", "to do"
 BOUNDARY_NETWORK = "best_ir_model_hdf5_lr_0.01_weight_decay_0.0.pth"
-NETWORKS = (".pth", ".ckpt", ".pt")
-METHODS = ("weak_cam", "weak_irnet", "full", "chexseg")
+METHODS = ("weak_cam", "weak_irnet", "full", "chexseg", "full_plus", "chexseg_plus")
+TEACHER = "teacher"
+NETWORK_BYTES = 3e8  # of a training: its best network, and the state that it goes on from after a kill
 
 
 @dataclass(frozen=True)
@@ -31,14 +28,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are: the three folders, the checkpoint, and the runs of the training and the test set."""
+    """Where things are: the three folders, the checkpoint, the runs of the three sets, and the folder of the report."""
 
     base: Path
     truth: Path
     checkpoint: Path
     run: Path
     test_run: Path
+    valid_run: Path
     annotations: Path  # of the experts' validation images
+    report: Path
 
     @property
     def trials(self) -> Path:
@@ -55,7 +54,7 @@ class Places:
 
     @property
     def networks(self) -> list[Path]:
-        return [self.boundary_network, *(self.model(method) for method in METHODS)]
+        return [self.boundary_network, *(self.model(method) for method in (*METHODS, TEACHER))]
 
     def expert_masks(self, count: int) -> Path:
         return self.truth / f"valid_encoded_{count}.json"
@@ -87,7 +86,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. `needs` names stages and inputs; `seconds` is an estimate, 0 where nothing is known."""
+    """One stage. `needs` names stages and inputs; `seconds` and `bytes` of the disk are estimates, 0 where nothing is
+    known. While a stage runs its shards take what its output takes."""
 
     name: str
     command: str
@@ -95,6 +95,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     images: int = 0
     seconds: float = 0.0
+    bytes: float = 0.0
 
 
 def paper_stages(places: Places, counts: Counts, speed: Speed, settings: Settings) -> list[Stage]:
@@ -105,7 +106,13 @@ def paper_stages(places: Places, counts: Counts, speed: Speed, settings: Setting
         *_irnet(places, counts, speed, settings),
         *_subsets(places, counts, settings),
         *_methods(places, counts, speed, settings),
+        *_report(places, counts, speed, settings),
     ]
+
+
+def _size(settings: Settings) -> float:
+    """Of an image, in those of 320 pixels, which the bytes below are of (`python -m bench.storage`)."""
+    return (settings.image_size / 320) ** 2
 
 
 def _maps(places: Places, counts: Counts, speed: Speed, settings: Settings) -> Iterator[Stage]:
@@ -119,14 +126,17 @@ def _maps(places: Places, counts: Counts, speed: Speed, settings: Settings) -> I
         ("train", "valid", "classifier", "classifier weights"),
         counts.train,
         counts.train * (read + 3 * speed.forward * epochs),
+        NETWORK_BYTES + 102e3 * counts.train * _size(settings),
     )
     of_train = "saliency maps", places.run, counts.train, "train", " --save_train_cams True"
-    of_test = "test maps", places.test_run, counts.test, "test", ""
-    for name, folder, count, split, more in (of_train, of_test):
+    of_test = "test maps", places.test_run, counts.test, "test", " --phase test"
+    of_valid = "valid maps", places.valid_run, counts.experts, "valid", " --phase valid"
+    for name, folder, count, split, more in (of_train, of_test, of_valid):
         command = f"test.py --ckpt_path {places.checkpoint} --image_size {size} --save_cams True{more}"
         command += f" --save_dir_predictions {folder.parent}"
         outputs = (folder / "cams" / "saliency.h5",)
-        yield Stage(name, command, outputs, ("classifier", split), count, count * max(1.15 * speed.forward, read))
+        seconds = count * max(1.15 * speed.forward, read)
+        yield Stage(name, command, outputs, ("classifier", split), count, seconds, 12e3 * count * _size(settings))
 
 
 def _masks(places: Places, counts: Counts, speed: Speed) -> Iterator[Stage]:
@@ -141,7 +151,8 @@ def _masks(places: Places, counts: Counts, speed: Speed) -> Iterator[Stage]:
     )
     of_experts = "expert masks", places.annotations, "valid", counts.experts
     of_test = "test masks", places.truth / "gt_annotations_test.json", "test", counts.test
-    for name, annotations, split, count in (of_experts, of_test):
+    of_reader = "radiologist masks", places.truth / "human_annotations_test.json", "test_human", counts.test
+    for name, annotations, split, count in (of_experts, of_test, *[of_reader] * of_reader[1].is_file()):
         output = places.truth / f"{split}_encoded.json"
         command = f"localization_eval/gt_segmentation.py --ann_path {annotations} --output_path {output}"
         yield Stage(name, command, (output,), (f"{split} outlines",), count, 0.01 * count)
@@ -157,6 +168,7 @@ def _irnet(places: Places, counts: Counts, speed: Speed, settings: Settings) -> 
         ("saliency maps",),
         n,
         n * (speed.read / cores + 0.004),
+        213e3 * n * _size(settings),
     )
     yield Stage(
         "relation labels",
@@ -165,6 +177,7 @@ def _irnet(places: Places, counts: Counts, speed: Speed, settings: Settings) -> 
         ("images and maps",),
         n,
         0.19 * n / cores,
+        11e3 * n * _size(settings),
     )
     yield Stage(
         "boundary network",
@@ -174,6 +187,7 @@ def _irnet(places: Places, counts: Counts, speed: Speed, settings: Settings) -> 
         ("relation labels",),
         n,
         3 * n * speed.forward * settings.boundary_epochs,
+        NETWORK_BYTES,
     )
     yield Stage(
         "pseudo masks",
@@ -183,6 +197,7 @@ def _irnet(places: Places, counts: Counts, speed: Speed, settings: Settings) -> 
         ("boundary network",),
         n,
         n * (2 * speed.forward + 0.1 / cores),
+        6e3 * n,
     )
 
 
@@ -206,29 +221,50 @@ def _subsets(places: Places, counts: Counts, settings: Settings) -> Iterator[Sta
 
 
 def _methods(places: Places, counts: Counts, speed: Speed, settings: Settings) -> Iterator[Stage]:
-    """The four segmentation networks, and their masks of the test set."""
-    run, expert_masks = places.run, places.expert_masks(settings.experts)
-    common = (
-        f"--save_dir {places.trials} --eval_masks_path {places.rest} --encoder {settings.encoder} --batch_size 8 "
-        f"--lr 1e-4 --encoder_weights_type CheXpert --encoder_weights {places.checkpoint} "
-        f"--num_epochs {settings.epochs}"
+    """The segmentation networks, and their masks of the test set. All but the weak ones draw as many images,
+    teacher and student half of them each."""
+    run, experts, draws = places.run, places.expert_masks(settings.experts), settings.experts + settings.subset
+    start = f"--encoder {settings.encoder} --encoder_weights_type CheXpert --encoder_weights {places.checkpoint}"
+    common = f"--save_dir {places.trials} --eval_masks_path {places.rest} --lr 1e-4"
+    of_experts = f"--train_set valid --train_masks_path {experts}"
+    plus = "--loss bce_dice --batch_size 4"
+    whole, half = (
+        f"--num_epochs {epochs} --epoch_len {draws} --valid_common_pathologies True"
+        for epochs in (settings.epochs, max(1, settings.epochs // 2))
     )
-    masks = {
-        "weak_cam": f"--train_masks_path {run / 'pseudo_seg_labels_encoded_cams.json'}",
-        "weak_irnet": f"--train_masks_path {run / 'pseudo_seg_labels_encoded_irnet.json'}",
-        "full": f"--train_set valid --train_masks_path {expert_masks} --valid_common_pathologies True",
-        "chexseg": f"--semi_supervised True --weighted True --ss_expert_annotations_masks_path {expert_masks} "
-        f"--ss_dnn_generated_masks_path {places.subset(settings.subset)} --valid_common_pathologies True",
+    options = {
+        "full": f"{of_experts} {whole}",
+        **{
+            f"weak_{kind}": f"--train_masks_path {run / f'pseudo_seg_labels_encoded_{file}.json'} "
+            f"--num_epochs {settings.epochs}"
+            for kind, file in (("cam", "cams"), ("irnet", "irnet"))
+        },
+        "chexseg": f"--semi_supervised True --weighted True --ss_expert_annotations_masks_path {experts} "
+        f"--ss_dnn_generated_masks_path {places.subset(settings.subset)} {whole}",
+        "full_plus": f"{of_experts} {plus} {whole}",
+        TEACHER: f"{of_experts} {plus} {half}",
+        "chexseg_plus": f"--teacher_path {places.model(TEACHER)} --from_teacher True --expert_masks_path {experts} "
+        f"--strong_labels_weight 0.5 --targets masks --gate labels --expert_sizes 20 80 --floor 0.02 --balance 0.5 "
+        f"--paste 0.5 {plus} {half}",
     }
-    trained_on = {"full": settings.experts, "chexseg": settings.experts + settings.subset}
-    needs = {"full": ("expert split",), "chexseg": ("expert split", "pseudo subset")}
-    always = "valid", "encoder"
-    for method in METHODS:
-        images = trained_on.get(method, counts.train)
-        seconds = images * (speed.read / speed.processors + 8 * speed.forward * settings.epochs)
-        command = f"segmentation_train.py --experiment_name {method} {common} {masks[method]}"
-        wanted = (*needs.get(method, ("pseudo masks", "expert split")), *always)
-        yield Stage(f"train {method}", command, (places.model(method),), wanted, images, seconds)
+    weak, pool = ("pseudo masks", "expert split"), ("expert split", f"train {TEACHER}", "train")
+    needs = {"weak_cam": weak, "weak_irnet": weak, "chexseg": ("expert split", "pseudo subset"), "chexseg_plus": pool}
+    cached = {"weak_cam": counts.train, "weak_irnet": counts.train, "chexseg": draws, "chexseg_plus": counts.train}
+    for method, more in options.items():
+        images = cached.get(method, settings.experts)
+        drawn = images if method.startswith("weak") else draws
+        epochs = settings.epochs / (2 if method in (TEACHER, "chexseg_plus") else 1)
+        seconds = images * speed.read / speed.processors + 8 * drawn * speed.forward * epochs
+        script = f"segmentation_train.py {start}" if method != "chexseg_plus" else "segmentation_distillation.py"
+        yield Stage(
+            f"train {method}",
+            f"{script} --experiment_name {method} {common} {more}",
+            (places.model(method),),
+            (*needs.get(method, ("expert split",)), "valid", "encoder"),
+            images,
+            seconds,
+            NETWORK_BYTES + 230e3 * images * _size(settings),
+        )
     outputs = tuple(places.model(method).with_name("test_masks.json") for method in METHODS)
     command = f"segmentation_test.py --test_masks_path {places.truth / 'test_encoded.json'} --model_path "
     command += f"{' '.join(str(places.model(method)) for method in METHODS)} "
@@ -238,94 +274,49 @@ def _methods(places: Places, counts: Counts, speed: Speed, settings: Settings) -
     yield Stage("predicted masks", command, outputs, wanted, counts.test, seconds)
 
 
-def bytes_needed(counts: Counts, settings: Settings) -> float:
-    """Of the disk, roughly: what `python -m bench.storage` shows for 320 pixels, the same again for shards, and the
-    caches that the classifier (1) and the weakly supervised networks (2) train from."""
-    per_image = 2 * 122e3 + 102e3 + 2 * 230e3
-    return (counts.train + counts.test) * per_image * (settings.image_size / 320) ** 2 + 1e9
-
-
-def state(stage: Stage) -> str:
-    """How far a stage is, by its files alone. Whether its inputs changed since, the stage itself finds out."""
-    states = [_state(output) for output in stage.outputs]
-    for worse in (TO_DO, BEGUN, UNRECORDED):
-        if any(found.startswith(worse) for found in states):
-            begun = [found for found in states if found.startswith(BEGUN)]
-            return begun[0] if begun else worse
-    return FINISHED
-
-
-def _state(output: Path) -> str:
-    if output.suffix in NETWORKS:
-        return _training_state(output)
-    if not output.is_file():
-        parts = output.with_name(f".{output.name}.parts")
-        made = [path.name for path in parts.glob("*-of-*") if path.suffix != ".json"]
-        return f"{BEGUN}: {len(made)} of {int(made[0].rpartition('-of-')[2])} shards" if made else TO_DO
-    size = _read(provenance.manifest_path(output)).get("output", {}).get("size")
-    return FINISHED if size == output.stat().st_size else UNRECORDED
-
-
-def _training_state(output: Path) -> str:
-    """Of a network. Its record stands beside it, or in the folder of its training."""
-    beside = provenance.manifest_path(output), output.parent / "args.json"
-    of_boundaries = output.parent / output.stem.removeprefix("best_")
-    folders = output.with_name(f"{output.name}.training"), output.parent, of_boundaries
-    if not output.is_file():
-        return BEGUN if any((folder / "checkpoint.pt").is_file() for folder in folders) else TO_DO
-    record = next((path for path in (*beside, of_boundaries / "args.json") if path.is_file()), None)
-    if record and "finished" in _read(record):
-        return FINISHED
-    return BEGUN if record and any((folder / "checkpoint.pt").is_file() for folder in folders) else UNRECORDED
-
-
-def _read(path: Path) -> dict:
-    """A record; empty where it cannot be read."""
-    try:
-        content = plain_json.read(path, finite=False)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def blocked(stages: Sequence[Stage], stopping: Sequence[Check]) -> dict[str, str]:
-    """The check that each blocked stage waits for: its own input's, or that of a stage before it. A finished stage, or
-    one whose file is there, is not blocked and blocks nobody."""
-    problems: dict[str, str] = {}
-    for check in reversed(stopping):
-        # `train labels` and `train images` are both about `train`.
-        for name in (check.what, check.what.removesuffix(" labels").removesuffix(" images")):
-            problems[name] = check.what
-    reasons: dict[str, str] = {}
-    for stage in stages:
-        if state(stage) not in (FINISHED, UNRECORDED):
-            for need in stage.needs:
-                reason = reasons.get(need) if need != stage.name else None
-                reason = reason or problems.get(need)
-                if reason:
-                    reasons.setdefault(stage.name, reason)
-    return reasons
-
-
-def table(stages: Sequence[Stage], reasons: Mapping[str, str]) -> str:
-    """A line a stage: how far it is, of how many images, about how long what is left takes, and what is in its way."""
-    width = max(len(stage.name) for stage in stages)
-    lines = ["STAGES"]
-    for number, stage in enumerate(stages, 1):
-        how_far = state(stage)
-        left = "" if how_far == FINISHED or not stage.seconds else f"about {duration(stage.seconds)}"
-        text = how_far
-        if stage.name in reasons:
-            text = f"BLOCKED by {reasons[stage.name]}, see above"
-        images = f"{stage.images} images" if stage.images else ""
-        lines.append(f"  {number:2} {stage.name:{width}}  {images:>14}  {left:>18}  {text}".rstrip())
-    work = sum(stage.seconds for stage in stages if state(stage) != FINISHED and stage.name not in reasons)
-    if work:
-        lines.append(f"  about {duration(work)} of work left on this machine, in one process")
-    return "\n".join(lines)
-
-
-def next_stage(stages: Sequence[Stage], reasons: Mapping[str, str]) -> Stage | None:
-    """The first stage that is not finished and not blocked."""
-    ready = (stage for stage in stages if stage.name not in reasons and state(stage) != FINISHED)
-    return next((stage for stage in ready if state(stage) != UNRECORDED), None)
+def _report(places: Places, counts: Counts, speed: Speed, settings: Settings) -> Iterator[Stage]:
+    """How good the pseudo masks are, those of the test set, to look at, and the tables."""
+    teacher, experts = places.model(TEACHER).with_name("valid_masks.json"), places.expert_masks(settings.experts)
+    yield Stage(
+        "teacher masks",
+        f"segmentation_test.py --model_path {places.model(TEACHER)} --allow_leak True --test_masks_path {places.rest} "
+        f"--output_path {teacher}",
+        (teacher,),
+        (f"train {TEACHER}", "valid"),
+    )
+    thresholds = places.valid_run / "thresholds.csv"
+    yield Stage(
+        "map thresholds",
+        f"localization_eval/tune_thresholds.py --map_dir {places.valid_run} --only_positive True --gt_path {experts}",
+        (thresholds,),
+        ("valid maps", "expert split"),
+        counts.experts,
+    )
+    yield Stage(
+        "quality",
+        f"pseudo_label_quality.py --gt_path {places.rest} --map_dir {places.valid_run} --threshold_path {thresholds} "
+        f"--boundary_net {BOUNDARY_NETWORK} --source teacher={teacher} --output_dir {places.report}",
+        (places.report / "quality.csv",),
+        ("valid maps", "map thresholds", "boundary network", "teacher masks"),
+        counts.experts,
+    )
+    pseudo = places.test_run / "pseudo_seg_labels_encoded_irnet.json"
+    yield Stage(
+        "test pseudo masks",
+        f"make_pseudo_seg_labels.py --irn_pseudo_labels_save_dir {places.test_run} --irn_best_model_name "
+        f"{BOUNDARY_NETWORK} --irn_is_training False --gate probability",
+        (pseudo,),
+        ("test maps", "boundary network", "test"),
+        counts.test,
+        counts.test * (2 * speed.forward + speed.read + 0.1),
+    )
+    methods = (f"--method {method}={places.model(method).with_name('test_masks.json')}" for method in METHODS)
+    human = places.truth / "test_human_encoded.json"
+    yield Stage(
+        "tables",
+        f"make_tables.py --ground_truth {places.truth / 'test_encoded.json'} --output_dir {places.report} "
+        f"{' '.join(methods)} --maps {places.test_run} --pseudo {pseudo}" + f" --human {human}" * human.is_file(),
+        (places.report / "table.md",),
+        ("predicted masks", "test maps", "test pseudo masks", "test"),
+        counts.test,
+    )

@@ -5,15 +5,15 @@ A mask on disk is `{"size": [h, w], "counts": "<COCO RLE>"}` (pycocotools). File
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
-from chexseg.data.mask_sizes import check_size, is_size
+from chexseg.data.mask_sizes import check_size
 from chexseg.errors import DataError
 
+_MASKS = 200  # pycocotools cannot tell the areas of 256 masks at once (their number is a uint8 there)
 MAX_COORDINATE = 1_000_000  # of a polygon, which may reach out of its image
 MAX_RUN = (1 << 32) - 1  # pycocotools counts a run in 32 bits
 _MAX_DIGITS = 7  # of base 32, in a difference of two such runs
@@ -98,84 +98,69 @@ def run_lengths(rle: Mapping) -> np.ndarray:
 
 
 class Vetted(dict):
-    """A mask that `vet` found to be as `check` returns them, and its `area` in pixels. Not to be changed."""
+    """A mask that is known to be as `check` returns them, and its `area` in pixels. Not to be changed."""
 
     __slots__ = ("area",)
     area: int
 
 
-def vet(rles: Iterable[Any]) -> list[Any]:
-    """The masks, those that are whole as `Vetted`: one look at the run lengths of many takes a tenth of the time of
-    many looks, and `check` and `area` cost nothing afterwards. The others stay as they are: `check` says what is wrong.
-    """
-    masks, rows, known = list(rles), [], []
-    for row, coded in enumerate(masks):
-        if type(coded) is dict and len(coded) == 2:
-            size, counts = coded.get("size"), coded.get("counts")
-            if type(counts) is str and type(size) is list and len(size) == 2:
-                height, width = size
-                if type(height) is type(width) is int and is_size(height, width):
-                    rows.append(row)
-                    known.append((height, width, counts))
-    for row, pixels in zip(rows, _areas(known).tolist(), strict=True):
-        if pixels >= 0:
-            masks[row] = Vetted(masks[row])
-            masks[row].area = pixels
-    return masks
-
-
-def _areas(masks: Sequence[tuple[int, int, str]]) -> np.ndarray:
-    """Pixels inside each of (height, width, counts), (T,) int64; -1 where the run lengths are not whole by the rules of
-    `run_lengths`, whose steps these are, for all masks in one row of digits."""
-    ascii_only = [counts if counts.isascii() else "\0" for _, _, counts in masks]
-    chars = np.array([len(counts) for counts in ascii_only], np.int64)
-    digits = np.frombuffer("".join(ascii_only).encode(), np.uint8) - np.uint8(48)
-    areas = np.full(len(masks), -1, np.int64)
+def areas(sizes: Sequence[tuple[int, int]], counts: Sequence[bytes]) -> np.ndarray:
+    """Pixels inside each of many masks, (T,) int64; -1 where the run lengths are not whole by the rules of
+    `run_lengths`. It is done for all in one row of digits, in a tenth of the time of one after the other."""
+    found = np.full(len(counts), -1, np.int64)
+    chars = np.array([len(each) for each in counts], np.int64)
     begin = np.cumsum(chars) - chars
-    # Of each mask: a digit, none that is not one, the last one closing a number.
-    filled = np.flatnonzero(chars)
-    fine = np.zeros(len(masks), bool)
-    if filled.size:
-        ends = begin[filled] + chars[filled] - 1
-        fine[filled] = (np.maximum.reduceat(digits, begin[filled]) < 64) & (digits[ends] < 32)
-    mask_of_digit = np.repeat(np.arange(len(masks)), chars)
-    kept = fine[mask_of_digit]
-    digits, mask_of_digit = digits[kept], mask_of_digit[kept]
+    digits = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(48)
+    fine = chars > 0
+    if digits.size:
+        filled = np.flatnonzero(fine)
+        fine[filled] = np.maximum.reduceat(digits, begin[filled]) < 64
+        fine[filled] &= digits[begin[filled] + chars[filled] - 1] < 32  # the last digit ends a number
+    if not fine.all():
+        rest = np.flatnonzero(fine).tolist()
+        found[rest] = areas([sizes[row] for row in rest], [counts[row] for row in rest]) if rest else []
+        return found
+    if not counts:
+        return found
     last = np.flatnonzero(digits < 32)
-    if not last.size:
-        return areas
-    size, owner = np.diff(last, prepend=-1), mask_of_digit[last]
-    fine[owner[size > _MAX_DIGITS]] = False
-    low = digits & np.uint8(31)
-    lengths = (low[last] ^ np.uint8(16)).astype(np.int64) - 16
+    digits &= np.uint8(31)
+    lengths = (digits[last] ^ np.uint8(16)).astype(np.int64) - 16
+    size, more = np.diff(last, prepend=-1), np.arange(len(last))
+    first = np.searchsorted(last, begin)  # each mask's first run
+    too_long = np.maximum.reduceat(size, first) > _MAX_DIGITS
     for back in range(1, min(int(size.max()), _MAX_DIGITS)):
-        more = np.flatnonzero(size > back)
-        lengths[more] = lengths[more] * 32 + low[last[more] - back]
-    first = np.flatnonzero(np.diff(owner, prepend=-1))  # number of each mask's first run
-    present = owner[first]
-    runs = np.diff(first, append=len(lengths))
-    place = np.arange(len(lengths)) - np.repeat(first, runs)
-    for parity in (1, 0):
-        chosen = np.flatnonzero((place % 2 == parity) & (place > 0))
-        # Differences summed from each mask's first on: the sum of all before it goes.
-        total = np.cumsum(lengths[chosen])
-        starts = np.flatnonzero(place[chosen] == 2 - parity)
-        before = np.where(starts > 0, total[starts - 1], 0)
-        lengths[chosen] = total - np.repeat(before, np.diff(starts, append=len(chosen)))
-    whole = (np.minimum.reduceat(lengths, first) >= 0) & (np.maximum.reduceat(lengths, first) <= MAX_RUN)
-    pixels = np.array([height * width for height, width, _ in masks], np.int64)[present]
-    whole &= np.add.reduceat(lengths, first) == pixels
-    inside = np.add.reduceat(np.where(place % 2 == 1, lengths, 0), first)
-    areas[present] = np.where(whole & fine[present], inside, -1)
-    return areas
+        more = more[size[more] > back]
+        lengths[more] = lengths[more] * 32 + digits[last[more] - back]
+    # Two columns, zeros and ones by turns, in which each mask begins a row: a length is told as the difference to the
+    # one above it, but for the first of all and those of the first row with ones.
+    runs = np.diff(first, append=len(last))
+    rows = (runs + 1) // 2
+    start = np.cumsum(rows) - rows
+    table = np.zeros((int(rows.sum()), 2), np.int64)
+    table.reshape(-1)[np.arange(len(last)) + np.repeat(2 * start - first, runs)] = lengths
+    opening = table[start, 0].copy()
+    table[start, 0] = 0
+    differences = table[start]
+    np.cumsum(table, axis=0, out=table)
+    table -= np.repeat(table[start] - differences, rows, axis=0)
+    table[start, 0] = opening
+    odd = np.flatnonzero(runs % 2)
+    table[start[odd] + rows[odd] - 1, 1] = 0  # where a mask ends with zeros there is nothing
+    low, high = (extreme.reduceat(table, start).T for extreme in (np.minimum, np.maximum))
+    zeros, ones = np.add.reduceat(table, start).T
+    pixels = np.array([height * width for height, width in sizes], np.int64)
+    whole = (low.min(0) >= 0) & (high.max(0) <= MAX_RUN) & (zeros + ones == pixels) & ~too_long
+    found[whole] = ones[whole]
+    return found
 
 
 def area(rles: Sequence[Mapping]) -> np.ndarray:
     """Pixels inside each mask, (T,) int64."""
-    areas = [coded.area if type(coded) is Vetted else -1 for coded in rles]
-    found = np.array(areas, np.int64)
-    if unknown := [row for row, pixels in enumerate(areas) if pixels < 0]:
-        found[unknown] = coco.area([rles[row] for row in unknown])
+    found = np.array([coded.area if type(coded) is Vetted else -1 for coded in rles], np.int64)
+    if unknown := np.flatnonzero(found < 0).tolist():
+        for start in range(0, len(unknown), _MASKS):
+            some = unknown[start : start + _MASKS]
+            found[some] = coco.area([rles[row] for row in some])
     return found
 
 

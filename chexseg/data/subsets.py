@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -20,11 +21,17 @@ def draw(source: mask_files.MaskFile, count: int, seed: int) -> list[str]:
 
 
 def split(
-    source: mask_files.MaskFile, count: int, seed: int, *, only_with_finding: bool
+    source: mask_files.MaskFile,
+    count: int,
+    seed: int,
+    *,
+    only_with_finding: bool,
+    patients: Mapping[str, str] | None = None,
 ) -> tuple[list[str], list[str]]:
     """`count` image ids of a masks JSON and all the others, no patient on both sides; see `split_by_patient`.
 
     only_with_finding  leave out images whose masks are all empty
+    patients           whose an image is, where its id does not say so
     """
     ids = sorted(source)
     entries = zip(ids, source.read(ids), strict=True)
@@ -34,7 +41,7 @@ def split(
         "%s: %d images show a finding; %d without one, %s", source.path, len(showing), len(ids) - len(showing), what
     )
     ids = showing if only_with_finding else ids
-    return split_by_patient(_enough(source, ids, count), count, seed)
+    return split_by_patient(_enough(source, ids, count), count, seed, patients)
 
 
 def _enough(source: mask_files.MaskFile, ids: list[str], count: int) -> list[str]:
@@ -43,21 +50,24 @@ def _enough(source: mask_files.MaskFile, ids: list[str], count: int) -> list[str
     return ids
 
 
-def split_by_patient(ids: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
+def split_by_patient(
+    ids: Sequence[str], count: int, seed: int, patients: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
     """`count` of `ids` and the rest: patients in random order, each taken whole if it still fits.
 
     Where whole patients do not add up to `count`, one of them is on both sides, and a warning says so.
     """
-    patients = [list(group) for _, group in groupby(sorted(ids, key=lambda i: (patient_of(i), i)), key=patient_of)]
-    random.Random(seed).shuffle(patients)
+    whose = partial(patient_of, patients=patients)
+    groups = [list(group) for _, group in groupby(sorted(ids, key=lambda i: (whose(i), i)), key=whose)]
+    random.Random(seed).shuffle(groups)
     chosen: set[str] = set()
-    for images in patients:
+    for images in groups:
         if len(chosen) + len(images) <= count:
             chosen.update(images)
     if missing := count - len(chosen):
-        images = next(images for images in patients if images[0] not in chosen)
+        images = next(images for images in groups if images[0] not in chosen)
         chosen.update(images[:missing])
-        log.warning("%s stands on both sides: whole patients do not add up to %d", patient_of(images[0]), count)
+        log.warning("%s stands on both sides: whole patients do not add up to %d", whose(images[0]), count)
     return sorted(chosen), sorted(set(ids) - chosen)
 
 
@@ -65,14 +75,14 @@ def write(source: mask_files.MaskFile, ids: Sequence[str], path: Path, record: d
     """Write the masks of some images of a masks JSON to another one, sealed with `provenance.describe`'s record. Whose
     patients made the source made the subset too."""
     leak_guard.inherit(path, [source.path])
-    tasks: dict[str, None] = {}
+    tally = task_counts.Tally()
 
     def entries() -> Iterator[tuple[str, Mapping]]:
         for image_id, entry in zip(ids, source.read(ids), strict=True):
-            tasks.update(dict.fromkeys(entry))
+            tally.add(entry)
             yield image_id, entry
 
     mask_files.write(path, entries())
     shards.seal(path, record, provenance.fingerprint(record))
-    written = mask_files.MaskFile(path)
-    log.info("%s: %d images\n%s", path, len(ids), task_counts.summary(written, list(tasks)))
+    tasks = list(tally.tasks)
+    log.info("%s: %d images\n%s", path, len(ids), "\n".join(task_counts.lines(tally.counts(tasks), tasks)))

@@ -8,26 +8,46 @@ import numpy as np
 from chexseg.data import json_lines, rle
 
 
+class Tally:
+    """The count of entries as they come."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, int] = {}
+        self._images, self._pending = 0, list[tuple[int, Mapping]]()
+        self._counts = np.zeros((0, 2), np.int64)
+
+    def add(self, entry: Mapping[str, Mapping]) -> None:
+        """One image more."""
+        self._images += 1
+        tasks = self.tasks
+        self._pending += [(tasks.setdefault(task, len(tasks)), coded) for task, coded in entry.items()]
+        if len(self._pending) > 1000:  # many at once: numpy costs as much for one
+            self._sum()
+
+    def _sum(self) -> None:
+        counts = np.zeros((len(self.tasks), 2), np.int64)
+        counts[: len(self._counts)] = self._counts
+        if self._pending:
+            rows, masks = zip(*self._pending, strict=True)
+            np.add.at(counts, (np.array(rows), (rle.area(masks) == 0).astype(np.int64)), 1)
+        self._counts = counts
+        self._pending.clear()
+
+    def counts(self, tasks: Sequence[str]) -> np.ndarray:
+        """What `count` says."""
+        self._sum()
+        nothing = np.zeros(2, np.int64)
+        known = [self._counts[self.tasks[task]] if task in self.tasks else nothing for task in tasks]
+        found = np.array(known, np.int64).reshape(-1, 2)
+        return np.column_stack([found, self._images - found.sum(1)])
+
+
 def count(entries: Iterable[Mapping[str, Mapping]], tasks: Sequence[str]) -> np.ndarray:
     """(T, 3) int64: images with a mask, with an empty mask, and without an entry of each task."""
-    counts = np.zeros((len(tasks), 3), np.int64)
-    rows, images = {task: row for row, task in enumerate(tasks)}, 0
-    pending: list[tuple[int, Mapping]] = []
-
-    def add() -> None:
-        if pending:
-            columns = (rle.area([coded for _, coded in pending]) == 0).astype(np.int64)
-            np.add.at(counts, ([row for row, _ in pending], columns), 1)
-            pending.clear()
-
+    tally = Tally()
     for entry in entries:
-        images += 1
-        pending += [(rows[task], coded) for task, coded in entry.items() if task in rows]
-        if len(pending) > 1000:  # many at once: numpy costs as much for one
-            add()
-    add()
-    counts[:, 2] = images - counts[:, 0] - counts[:, 1]
-    return counts
+        tally.add(entry)
+    return tally.counts(tasks)
 
 
 def lines(counts: np.ndarray, tasks: Sequence[str]) -> list[str]:

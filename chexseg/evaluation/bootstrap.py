@@ -12,7 +12,7 @@ hold but one. `steadied` gives the replicates the spread that the patients tell 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,17 +26,18 @@ PROTOCOLS = {
     "per_image": "CheXlocalize: mean of per-image IoU over true positives (both masks non-empty)",
     "per_image_all": "CheXlocalize: mean of per-image IoU, false positives and false negatives counting 0",
 }
-MAX_WEIGHTS = 1 << 23  # weights in double precision at once: 64 MB
-PRIOR_PATIENTS = 2.0  # what the other tasks' spread weighs in the spread of a rare one
-LEVEL_PATIENTS = 1.0  # what the other tasks' scores weigh in that of a rare one, where its spread is guessed
+MAX_WEIGHTS = 1 << 21  # weights in double precision at once: 16 MB
+PRIOR_PATIENTS = 2.0  # what the other tasks' spread and score weigh in the spread of a rare one
 Z = 1.959964  # of a 95% interval
 
 
 class Resamples:
-    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself."""
+    """`num_replicates` draws of as many patients as there are, with replacement; row 0 is the data itself. `whose`:
+    an image's patient where its id does not say it."""
 
-    def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17):
-        patients, self.patient_of_row = np.unique([patient_of(name) for name in images], return_inverse=True)
+    def __init__(self, images: Sequence[str], num_replicates: int = 1000, seed: int = 17, whose: Mapping | None = None):
+        names = [patient_of(name, whose) for name in images]
+        patients, self.patient_of_row = np.unique(names, return_inverse=True)
         generator = np.random.default_rng(seed)
         self._sums: dict[bytes, np.ndarray] = {}
         self.weights = np.ones((num_replicates + 1, len(patients)), np.uint8)
@@ -64,10 +65,13 @@ class Resamples:
     def _summed(self, values: np.ndarray) -> np.ndarray:
         per_patient = self.per_patient(values)
         rows = max(1, MAX_WEIGHTS // self.weights.shape[1])
-        chunks = [
-            self.weights[i : i + rows].astype(np.float64) @ per_patient for i in range(0, len(self.weights), rows)
-        ]
-        return np.concatenate(chunks)
+        total = np.empty((len(self.weights), values.shape[1]))
+        buffer = np.empty((min(rows, len(self.weights)), self.weights.shape[1]))
+        for first in range(0, len(self.weights), rows):
+            some = self.weights[first : first + rows]
+            np.copyto(buffer[: len(some)], some)
+            total[first : first + rows] = buffer[: len(some)] @ per_patient
+        return total
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (1 + replicates, tasks) means; NaN where nothing is left."""
@@ -120,7 +124,8 @@ class Influence:
         scale = np.maximum(self.share, 1e-9) ** 2
         if level is not None:
             level = np.clip(level / np.maximum(self.share, 1e-9), 0, 1)
-            level = (k * level + LEVEL_PATIENTS * level[k > 0].mean()) / (k + LEVEL_PATIENTS) if k.any() else level
+            usual = level[k > 0].mean() if k.any() else 0.0
+            level = (k * level + PRIOR_PATIENTS * usual) / (k + PRIOR_PATIENTS)
             scale = scale * level * (1 - level)
         common = scale * (freedom * own).sum() / max((freedom * scale).sum(), 1e-300)
         patients = freedom + PRIOR_PATIENTS

@@ -178,6 +178,24 @@ def quality(table: pd.DataFrame, *, label: str = "IoU with the expert", style: s
     return figure
 
 
+def boxes(values: Mapping[str, np.ndarray], label: str, *, style: str = "light") -> Figure:
+    """A box plot a name: median, quartiles, whiskers of 1.5 times their distance, and every value as a dot."""
+    with _styled(style) as colours:
+        figure = Figure((7.2, 3.8))
+        axes = figure.subplots()
+        filled = {place: each for place, each in enumerate(values.values()) if len(each)}
+        if filled:
+            axes.boxplot(list(filled.values()), positions=list(filled), showfliers=False, widths=0.6)
+        for place, each in filled.items():
+            aside = np.linspace(-0.2, 0.2, len(each)) if len(each) > 1 else [0.0]
+            axes.plot(place + np.asarray(aside), each, "o", color=colours[0], markersize=2.5, alpha=0.5)
+        axes.set_xticks(range(len(values)), list(values), rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_xlim(-0.6, len(values) - 0.4)
+        axes.grid(False, axis="x")
+        axes.set_ylabel(label)
+    return figure
+
+
 def label_budget(table: pd.DataFrame, *, style: str = "light") -> Figure:
     """mIoU by the number of expert images: columns method, n_expert, iou, and lower, upper where they are known."""
     with _styled(style) as colours:

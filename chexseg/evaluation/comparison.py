@@ -62,11 +62,13 @@ def compare(
     num_replicates: int = 1000,
     seed: int = 17,
     films: Collection[str] | None = None,
+    patients: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Score every method under every protocol on the images that have ground truth and a prediction of each method.
 
     Images without a mask of the second reader stay: only that row, and what is compared with it, is without them.
     What is left out is in `notes`. `films`: all images of the set, those without a finding too (see `film_list`).
+    `patients`: whose an image is, where its id does not say so.
     """
     if not methods:
         raise DataError("no method to compare")
@@ -94,7 +96,7 @@ def compare(
                 f"{len(extra)} images of {name} have no ground truth and are not scored: "
                 + metrics.some(extra, MAX_MISSING_NAMES)
             )
-    resamples = bootstrap.Resamples(images, num_replicates, seed)
+    resamples = bootstrap.Resamples(images, num_replicates, seed, patients)
     overlaps: dict[str, metrics.Overlap] = {}
     scores: dict[str, dict[str, bootstrap.Scores]] = {protocol: {} for protocol in bootstrap.PROTOCOLS}
     for name, predictions in methods.items():

@@ -179,7 +179,7 @@ def _panel(
     note = "" if stack else "empty"
     if column.against_truth and truth:
         note = f"IoU {_mean_iou(entry, truth):.2f}"
-    return Panel(outlined(base, stack, colours), note, frozenset(stack))
+    return Panel(outlined(np.rint(255 * base).astype(np.uint8), stack, colours), note, frozenset(stack))
 
 
 def _mean_iou(entry: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> float:
@@ -194,24 +194,33 @@ def _mean_iou(entry: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> flo
     return float((pixels.intersection / pixels.union).mean())
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    return float((a & b).sum() / max((a | b).sum(), 1))
-
-
 def outlined(base: np.ndarray, stack: Mapping[str, np.ndarray], colours: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Masks as tinted areas with outlines, large ones below small ones."""
+    """Masks as tinted areas with outlines, large ones below small ones, on base (h, w, 3) uint8; colours in 0..1."""
     picture = base.copy()
-    ordered = sorted(stack, key=lambda task: -int(stack[task].sum()))
+    areas = {task: int(np.count_nonzero(mask)) for task, mask in stack.items()}
+    ordered = sorted(stack, key=lambda task: -areas[task])
     for task in ordered:
-        inside = stack[task] > 0
-        picture[inside] = (1 - FILL) * picture[inside] + FILL * colours[task]
+        x, y, width, height = cv2.boundingRect(stack[task])
+        box = picture[y : y + height, x : x + width]
+        if box.size:
+            tint = np.rint((1 - FILL) * np.arange(256)[:, None] + FILL * 255 * colours[task]).astype(np.uint8)
+            cv2.copyTo(cv2.LUT(box, tint[None]), stack[task][y : y + height, x : x + width], box)
     for number, task in enumerate(ordered):
-        contours, _ = cv2.findContours(stack[task], cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         # Outlines that coincide (oedema that is also an opacity) are dashed, so that both colours are seen.
-        hides = any(_iou(stack[task], stack[other]) > SAME for other in ordered[:number])
+        hides = any(_alike(task, other, stack, areas) for other in ordered[:number])
+        corners = cv2.CHAIN_APPROX_NONE if hides else cv2.CHAIN_APPROX_SIMPLE
+        contours, _ = cv2.findContours(stack[task], cv2.RETR_CCOMP, corners)
         pieces = [piece for contour in contours for piece in (_dashes(contour) if hides else [contour])]
-        cv2.polylines(picture, pieces, not hides, colours[task].tolist(), 2, cv2.LINE_AA)
-    return np.clip(picture, 0, 1)
+        cv2.polylines(picture, pieces, not hides, np.rint(255 * colours[task]).tolist(), 2, cv2.LINE_AA)
+    return picture
+
+
+def _alike(one: str, other: str, stack: Mapping[str, np.ndarray], areas: Mapping[str, int]) -> bool:
+    """Whether two masks coincide but for an edge. The areas alone mostly tell that they do not."""
+    if min(areas[one], areas[other]) <= SAME * max(areas[one], areas[other]):
+        return False
+    both = cv2.countNonZero(cv2.bitwise_and(stack[one], stack[other]))
+    return both > SAME * (areas[one] + areas[other] - both)
 
 
 def _dashes(contour: np.ndarray) -> list[np.ndarray]:

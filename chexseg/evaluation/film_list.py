@@ -7,9 +7,12 @@ pooled score counts its pixels in the union, too: whoever has the list of all fi
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
-from chexseg.data import csv_tables, json_lines, rle
+import pandas as pd
+
+from chexseg.data import json_lines, label_files, rle
 from chexseg.data.chexpert import listed_id
 from chexseg.evaluation.metrics import some
 
@@ -22,17 +25,18 @@ class FilmList(dict[str, frozenset[str]]):
 
 
 def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
-    """The frontal films of a label file (column `Path`, and `Frontal/Lateral` where there is one), and their findings,
-    some of which may stand under another name (`aliases`)."""
-    rows = csv_tables.rows(path, ("Path",), aliases=aliases, made_by="name the label file of the whole set")
-    lines = enumerate(rows, 2)
-    listed = [(listed_id(row["Path"], f"{path}: line {line}, 'Path'"), row) for line, row in lines if row["Path"]]
-    films = FilmList()
-    for film, row in listed:
-        view = row.get("Frontal/Lateral")
-        if view == "Frontal" if view else "lateral" not in film:
-            films[film] = frozenset(task for task, value in row.items() if value in ("1", "1.0"))
-    return films
+    """The frontal films of a label file of any data set (see `label_files`), and their findings, some of which may
+    stand under another name (`aliases`)."""
+    aliases = aliases or {}
+    frame = label_files.read(path)
+    lines = (f"{path}: line {line}, 'Path'" for line in range(2, len(frame) + 2))
+    ids = [listed_id(text, where) for text, where in zip(frame["Path"], lines, strict=True)]
+    frame.index = pd.Index(ids, dtype=object)
+    frame = label_files.of_views(frame)
+    present = frame.apply(pd.to_numeric, errors="coerce") == 1
+    names = [aliases.get(str(name), str(name)) for name in frame.columns]
+    rows = zip(frame.index, present.to_numpy(), strict=True)
+    return FilmList({film: frozenset(compress(names, row)) for film, row in rows})
 
 
 def without_finding(

@@ -12,7 +12,8 @@ from chexseg.errors import DataError
 
 class Maps(Protocol):
     """Saliency maps by image id, as `chexseg.classifier.saliency_store` opens them: `maps[image_id]["maps"]` is
-    (T, h, w), a row for each of `tasks`; `network_size` is what the classifier saw, and maps are upsampled to it first.
+    (T, h, w), a row for each of `tasks`; `network_size` is what the classifier saw (`input_size`: of one image, should
+    it differ), and maps are upsampled to it first.
     """
 
     @property
@@ -20,6 +21,8 @@ class Maps(Protocol):
 
     @property
     def network_size(self) -> tuple[int, int]: ...
+
+    def input_size(self, saliency: Any, /) -> tuple[int, int]: ...
 
     def __contains__(self, image_id: str, /) -> bool: ...
 

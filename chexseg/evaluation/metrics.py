@@ -119,7 +119,7 @@ def overlap(
                 unpredicted[task] += 1
                 if not unknown_is_empty:
                     continue
-            elif list(our["size"]) != list(their["size"]):
+            elif our["size"] != their["size"] and list(our["size"]) != list(their["size"]):
                 raise DataError(
                     f"{images[row]}: {task}: prediction is {_size(our)}, ground truth is {_size(their)}; "
                     "both must have the original film's: make again the one that has not (a prediction: "

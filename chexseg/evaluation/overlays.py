@@ -9,13 +9,11 @@ from matplotlib.colors import to_rgb
 from PIL import Image, ImageDraw, ImageFont
 
 from chexseg.data.images import opened
-from chexseg.evaluation.figure import COLOURS, THEMES, grey, outlined
+from chexseg.evaluation.figure import COLOURS, THEMES, outlined
 from chexseg.runtime.files import replace
 
 BACKGROUND, TEXT, FAINT = THEMES["dark"]
-
-BACKGROUND, TEXT, FAINT = THEMES["dark"]
-SIDE = 640  # longer side of an overlay's film in pixels
+SIDE = 512  # longer side of an overlay's film in pixels
 CELL, SHEET = 232, 60  # side of a film on the contact sheet, and how many films it has at most
 LINE, MARGIN = 22, 8
 
@@ -25,8 +23,16 @@ def overlay(film: np.ndarray, masks: Mapping[str, np.ndarray], tasks: Sequence[s
     network knows, in order, so that a task has one colour on all films."""
     colours = {task: np.array(to_rgb(COLOURS[i % len(COLOURS)])) for i, task in enumerate(tasks)}
     stack = {task: mask.astype(np.uint8) for task, mask in masks.items() if mask.any()}
-    picture = np.round(outlined(grey(film, film.shape), stack, colours) * 255).astype(np.uint8)
+    picture = outlined(_stretched(film), stack, colours)
     return np.concatenate([picture, legend(list(stack), tasks, film.shape[1])])
+
+
+def _stretched(film: np.ndarray) -> np.ndarray:
+    """(h, w) uint8 -> (h, w, 3) uint8, contrast stretched between the 1st and 99th percentile."""
+    below = np.bincount(film.ravel(), minlength=256).cumsum()
+    low, high = np.searchsorted(below, (0.01 * film.size, 0.99 * film.size))
+    table = np.clip((np.arange(256) - low) / max(high - low, 1), 0, 1) * 0.92 * 255
+    return cv2.cvtColor(cv2.LUT(film, np.rint(table).astype(np.uint8)), cv2.COLOR_GRAY2RGB)
 
 
 def legend(shown: Sequence[str], tasks: Sequence[str], width: int) -> np.ndarray:
@@ -51,7 +57,7 @@ def legend(shown: Sequence[str], tasks: Sequence[str], width: int) -> np.ndarray
 
 def save(path: Path, picture: np.ndarray) -> None:
     """Write (h, w, 3) uint8 as PNG (`files.replace`)."""
-    data = cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
     replace(path, data)
 
 

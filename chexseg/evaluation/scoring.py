@@ -52,9 +52,11 @@ def evaluate(
     maps: Maps | None = None,
     films: Collection[str] | None = None,
     with_oracle: bool = False,
+    patients: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Score the images that both have, under every protocol; with `maps` also their hit rate, in which only images
-    with a map count, and, where wanted, the oracle protocol. `films`: all images of the set (see `film_list`)."""
+    with a map count, and, where wanted, the oracle protocol. `films`: all images of the set (see `film_list`);
+    `patients`: whose an image is, where its id does not say so."""
     missing = {"prediction": set(truth) - set(predictions), "ground truth": set(predictions) - set(truth)}
     notes = []
     if films is not None:
@@ -64,7 +66,7 @@ def evaluate(
         missing["prediction"] = set()
     images = [image for image in truth if image in predictions]
     found = metrics.overlap(predictions, truth, tasks, images)
-    resamples = bootstrap.Resamples(images, num_replicates, seed)
+    resamples = bootstrap.Resamples(images, num_replicates, seed, patients)
     rows = [bootstrap.table(bootstrap.score(found, resamples, name), name) for name in bootstrap.PROTOCOLS]
     notes += found.notes
     hit_or_miss = None

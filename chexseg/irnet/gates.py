@@ -52,9 +52,9 @@ class OpenGate(Gate):
 
 @dataclass(frozen=True)
 class LabelGate(Gate):
-    """What a label file says; a blank label is absent.
+    """What a label file says; a blank label is absent, a finding that the file has no column of is unknown.
 
-    observations  the columns that the file must have
+    observations  the columns that are read
     aliases       other names of a column
     uncertain     what a label of -1 means: `present`, `absent` or `unknown`
     """
@@ -79,7 +79,9 @@ class LabelGate(Gate):
         sure = chexpert.present(frame, ids, tasks, uncertain=False)
         uncertain = chexpert.present(frame, ids, tasks, uncertain=True) & ~sure
         means = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}[self.uncertain]
-        return np.where(sure, PRESENT, np.where(uncertain, means, ABSENT)).astype(np.int8)
+        decided = np.where(sure, PRESENT, np.where(uncertain, means, ABSENT))
+        without = (frame[list(tasks)] == chexpert.NO_COLUMN).all()
+        return np.where(without.to_numpy(), UNKNOWN, decided).astype(np.int8)
 
 
 @dataclass(frozen=True)

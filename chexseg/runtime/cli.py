@@ -130,7 +130,7 @@ def run(
     with suppress(OSError):
         sys.stdout.flush()
     # A failed rank must not wait for its peers in a destructor: torchrun ends them.
-    if status and distributed.world_size() > 1:
+    if status not in (0, TERMINATED) and distributed.world_size() > 1:
         os._exit(status)
     sys.exit(status)
 

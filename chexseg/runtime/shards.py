@@ -19,7 +19,7 @@ from typing import TypeVar
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, plain_json, provenance
 from chexseg.runtime.files import atomic, check_room, locked, remove_temporaries
-from chexseg.runtime.progress import Progress
+from chexseg.runtime.progress import Progress, duration
 from chexseg.runtime.shard_format import ShardFormat
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ def _look_for_changes(
     """
     common, fingerprints, of_all = provenance.fingerprint(record), [], hashlib.sha256()
     of_all.update(common.encode())
-    told = time.monotonic()
+    started = told = time.monotonic()
     for count, shard in enumerate(shards, 1):
         each = [f"{item}\0{item_fingerprint(item)}" for item in shard]
         fingerprints.append(_hash([common, *each]))
@@ -126,7 +126,8 @@ def _look_for_changes(
             of_all.update(text.encode() + b"\0")
         if time.monotonic() - told > SECONDS_BETWEEN_LOOKS:
             told = time.monotonic()
-            log.info("%s: looking for changes, %d of %d shards", label, count, len(shards))
+            left = duration((told - started) / count * (len(shards) - count))
+            log.info("%s: looking for changes, %d of %d shards, about %s left", label, count, len(shards), left)
     return fingerprints, of_all.hexdigest(), is_valid(output, of_all.hexdigest())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from chexseg.classifier import torch_cache
 from chexseg.errors import DataError, UsageError
 
-LOSSES = ("dice", "bce_dice")
+LOSSES = ("dice", "bce_dice", "focal", "tversky")
 ENCODER_WEIGHTS_TYPES = ("CheXpert", "MoCoCXR", "imagenet", "")
 # Where to look for the images of experts' masks and of pseudo masks, in this order.
 EXPERT_SPLITS, PSEUDO_SPLITS = ("valid", "test", "train"), ("train", "valid", "test")

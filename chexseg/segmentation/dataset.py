@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from chexseg.data import image_folder, rle, sample_cache
+from chexseg.data import mask_formats, rle, sample_cache
 from chexseg.data.augmentation import PADDED, augment
 from chexseg.data.chexpert import locate
 from chexseg.data.images import fit_shape, fit_square, read_image
 from chexseg.data.mask_files import MaskFile
+from chexseg.data.mask_formats import PolygonMasks
 from chexseg.data.sample_cache import Sample, SampleCache
 from chexseg.errors import DataError
 from chexseg.runtime import provenance
@@ -26,6 +27,8 @@ from chexseg.training.draws import Draw
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from chexseg.data.coco_files import CocoFile
 
 
 def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample:
@@ -46,24 +49,20 @@ def prepare(item: tuple[Path, Sequence[dict | None]], image_size: int) -> Sample
 
 
 def locate_all(data_dir: Path, ids: Sequence[str], splits: Sequence[str], masks: Path) -> dict[str, Path]:
-    """The files of images by id: in CheXpert's layout, looked for in `splits` in turn, else by their paths below
-    `data_dir` (`image_folder`). DataError, which names the file `masks` that lists them, where there is none."""
-    listing: dict[str, Path] | None = None
+    """The files of images by id: in CheXpert's layout, looked for in `splits` in turn, else anywhere below `data_dir`
+    (`chexpert.find_image`). DataError, which names the file `masks` that lists them, where there is none."""
     paths = {}
     for name in ids:
         try:
             paths[name] = locate(data_dir, name, splits)
-        except DataError:
-            listing = image_folder.find([data_dir]) if listing is None else listing
-            if name not in listing:
-                raise DataError(f"{masks}: {name}: no image in {data_dir} has this id; see --image_dir") from None
-            paths[name] = listing[name]
+        except DataError as error:
+            raise DataError(f"{masks}: {error}; see --image_dir") from error
     return paths
 
 
 def build_cache(
     folder: Path,
-    records: MaskFile,
+    records: MaskFile | PolygonMasks | CocoFile,
     splits: Sequence[str],
     *,
     data_dir: Path,
@@ -71,7 +70,7 @@ def build_cache(
     image_size: int,
     num_workers: int = 0,
 ) -> SampleCache:
-    """The decoded samples of a masks JSON, in a file below `folder` that is made where it is missing or stale. A task
+    """The decoded samples of a masks file, in a file below `folder` that is made where it is missing or stale. A task
     that an image's entry lacks is unknown, not absent; an empty mask says absent.
 
     splits: where to look for the images, in this order (see `locate_all`).
@@ -106,8 +105,16 @@ def build_cache(
 def build_caches(
     folder: Path, sets: Sequence[tuple[Path, Sequence[str]]], aliases: Mapping[str, str], **options: Any
 ) -> list[SampleCache]:
-    """`build_cache` of several masks files, each with the splits in which to look for its images."""
-    files = [(MaskFile(path, aliases), splits) for path, splits in sets]
+    """`build_cache` of several masks files, each with the splits in which to look for its images.
+
+    A masks JSON, a reader's polygons (a task that an image does not list is absent, as in CheXlocalize), or COCO
+    annotations (there it is unknown, unless the image says that it is not; see `convert_masks.py --unlisted`).
+    """
+    files: list[tuple[Any, Sequence[str]]] = []
+    for path, splits in sets:
+        kind = mask_formats.guess(path)
+        records = mask_formats.read(kind, path, aliases, options["tasks"], unlisted_absent=kind == "polygons")
+        files.append((records, splits))
     return [build_cache(folder, records, splits, **options) for records, splits in files]
 
 

@@ -65,15 +65,15 @@ def gate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A film's masks (C, S, S), Boolean, from a teacher's probabilities (C, S, S), and which are known (C,).
 
-    labels (C,) hold 1, 0, NaN (not mentioned: absent, as in CheXpert) and -1 (uncertain: unknown). None: the teacher is
-    believed throughout. A finding that the label states is `sized_mask` with sizes (C, 2), else what exceeds the
-    teacher's threshold; it is unknown where the teacher's belief is below `floor`, the mask is empty, or no expert
-    outlined such a finding (sizes NaN).
+    labels (C,) hold 1, 0, NaN (not mentioned: absent, as in CheXpert) and -1 or -2 (uncertain, no column: unknown).
+    None: the teacher is believed throughout. A finding that the label states is `sized_mask` with sizes (C, 2), else
+    what exceeds the teacher's threshold; it is unknown where the teacher's belief is below `floor`, the mask is empty,
+    or no expert outlined such a finding (sizes NaN).
     """
     masks = probabilities > np.asarray(thresholds, np.float32)[:, None, None]
     if labels is None:
         return masks, np.ones(len(masks), bool)
-    stated, known = labels == 1, labels != -1
+    stated, known = labels == 1, ~(labels < 0)
     masks[~stated] = False
     certain = belief(probabilities) >= floor
     for task in np.flatnonzero(stated & certain):

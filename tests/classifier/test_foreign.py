@@ -1,9 +1,11 @@
 """Checkpoints that other projects write: each kind made here as its project makes it, loaded, and run against it."""
 
 import argparse
+import os
 import pickle
 import re
 import struct
+from pathlib import PurePosixPath
 
 import pytest
 import timm
@@ -141,6 +143,44 @@ def test_outputs_that_torchxrayvision_never_trained_are_left_out(tmp_path):
     )
     kept = [i for i in range(18) if i not in (2, 5)]
     torch.testing.assert_close(model.head.weight, network.classifier.weight[kept])
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("new_format", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_whole_module_that_was_pickled(tmp_path, monkeypatch, new_format, wrapped):
+    """As torchxrayvision's published weights are, in the old format; whatever the module holds is not run."""
+    monkeypatch.chdir(tmp_path)
+    network = shaken(XrayDenseNet())
+    network.pathologies, network.bomb, network.where = PATHOLOGIES, Bomb(), PurePosixPath("/scratch")
+    content = {"epoch": 3, "model": network} if wrapped else network
+    torch.save(content, "xrv.pt", _use_new_zipfile_serialization=new_format)
+    found = safe_loading.load_checkpoint("xrv.pt")["state_dict"]
+    expected = network.state_dict()
+    assert list(found) == list(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
+    model = models.load_classifier("xrv.pt", TASKS)
+    assert len(model.spec.tasks) == 18 and model.spec.normalisation == "torchxrayvision"
+    assert os.listdir() == ["xrv.pt"]
+
+
+def test_a_module_that_holds_itself_ends_and_so_does_a_damaged_one(tmp_path):
+    module = nn.Linear(2, 2)
+    for _ in range(40):  # 2^40 names
+        module = nn.Sequential(module, module)
+    torch.save(module, tmp_path / "many.pt")
+    with pytest.raises(DataError, match=r"many.pt: (more than 20000 modules|it makes more data)"):
+        safe_loading.load_checkpoint(tmp_path / "many.pt")
+    torch.save(nn.Linear(300, 300), tmp_path / "cut.pt", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "cut.pt").read_bytes()
+    for end in range(len(data) - 1, 0, -9001):
+        (tmp_path / "cut.pt").write_bytes(data[:end])
+        with pytest.raises(DataError, match="cut.pt: "):
+            safe_loading.load_checkpoint(tmp_path / "cut.pt")
 
 
 def test_a_grey_network_of_another_head_is_named(tmp_path):

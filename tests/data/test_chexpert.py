@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from chexseg.data import chexpert
+from chexseg.data import chexpert, label_files
 from chexseg.data.images import fit_shape, fit_square, normalise, read_image
 from chexseg.errors import DataError
 
@@ -32,10 +32,10 @@ def test_labels(tmp_path):
 
 def test_frontal_by_column_or_by_name(tmp_path):
     without = chexpert.read_labels(write_csv(tmp_path / "a.csv"), TASKS, ALIASES)
-    assert list(chexpert.frontal(without).index) == IDS[:1]
+    assert list(label_files.of_views(without).index) == IDS[:1]
     swapped = {"Frontal/Lateral": ["Lateral", "Frontal"]}
     with_column = chexpert.read_labels(write_csv(tmp_path / "b.csv", **swapped), TASKS, ALIASES)
-    assert list(chexpert.frontal(with_column).index) == IDS[1:]
+    assert list(label_files.of_views(with_column).index) == IDS[1:]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,6 @@ def test_frontal_by_column_or_by_name(tmp_path):
         ({"Edema": [2.0, 0.0]}, r"train.csv: line 2, 'Edema': .*2.0.* is not 1, 0, -1 or empty"),
         ({"Edema": [0.0, "yes"]}, r"line 3, 'Edema': 'yes'"),
         ({"Path": ["a/patient1/study1/view1_frontal.jpg"] * 2}, "patient1_study1_view1_frontal occurs twice"),
-        ({"Path": ["x.jpg", "y.jpg"]}, "x.jpg: an image's path must end in"),
     ],
 )
 def test_wrong_labels_are_named(tmp_path, columns, message):
@@ -52,10 +51,19 @@ def test_wrong_labels_are_named(tmp_path, columns, message):
         chexpert.read_labels(write_csv(tmp_path / "train.csv", **columns), TASKS, ALIASES)
 
 
-def test_missing_column_and_file_are_named(tmp_path):
+def test_an_observation_without_a_column_is_unknown_and_named(tmp_path, caplog):
     path = write_csv(tmp_path / "train.csv")
-    with pytest.raises(DataError, match=r"train.csv: no column 'Fracture'; the file has Path, Airspace Opacity"):
-        chexpert.read_labels(path, (*TASKS, "Fracture"), ALIASES)
+    frame = chexpert.read_labels(path, (*TASKS, "Fracture"), ALIASES)
+    assert (frame["Fracture"] == chexpert.NO_COLUMN).all() and "no column of Fracture" in caplog.text
+    assert frame["Edema"].tolist() == [-1, 0]
+
+
+def test_a_file_without_any_observation_and_a_missing_one_are_named(tmp_path):
+    path = write_csv(tmp_path / "train.csv")
+    with pytest.raises(
+        DataError, match=r"train.csv: no column 'Fracture', nor any other.* the file has Path, Airspace"
+    ):
+        chexpert.read_labels(path, ("Fracture",), ALIASES)
     with pytest.raises(DataError, match="nothing.csv: no such file"):
         chexpert.read_labels(tmp_path / "nothing.csv", TASKS, ALIASES)
 
@@ -78,7 +86,7 @@ def test_images_are_found_under_every_usual_root(tmp_path, root, folder, split):
 def test_missing_image_is_named(tmp_path):
     with pytest.raises(DataError, match="patient00001_study1_view1_frontal: no image .* in valid, val"):
         chexpert.find_image(tmp_path, IDS[0], "valid")
-    with pytest.raises(DataError, match="'rabbit' is not an image id"):
+    with pytest.raises(DataError, match="rabbit: no image below"):
         chexpert.find_image(tmp_path, "rabbit")
 
 

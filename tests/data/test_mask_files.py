@@ -141,3 +141,36 @@ def test_a_damaged_polygon_file_is_named(tmp_path, text, message):
     path.unlink()
     with pytest.raises(DataError, match="gt.json: no such annotation file"):
         mask_files.PolygonFile(path)
+
+
+def test_a_file_read_in_blocks_is_the_file_read_one_by_one(tmp_path):
+    """Lines of our layout, and lines that are as valid but look otherwise: escapes, other tasks, other blanks, none."""
+    rng, entries = np.random.default_rng(0), {}
+    for i in range(200):
+        stack = rng.random((3, 40, 50)) < rng.choice([0, 0.01, 0.4], (3, 1, 1))
+        tasks = [("Edema", "Lung Opacity", "Fracture (old)"), ("Edema",), ("\u00d6dem", "a~b", 'a"b')][i % 3]
+        entries[f"image{i}"] = dict(zip(tasks, rle.encode(stack), strict=False))
+    entries["none"] = {}
+    path = tmp_path / "masks.json"
+    mask_files.write(path, entries.items())
+    text = path.read_text().replace('"image3": {"Edema": {"size": [40, 50]', '"image3": {"Edema": {"size": [40,50]')
+    path.write_text(text)
+    file = mask_files.MaskFile(path, {"Lung Opacity": "Airspace Opacity"})
+    order = rng.permutation(list(file)).tolist()
+    assert list(file.read(order)) == [file[image_id] for image_id in order]
+    assert any("\\" in mask["counts"] for entry in entries.values() for mask in entry.values())
+    assert [type(mask) for mask in next(file.read(["image0"])).values()] == [rle.Vetted] * 3
+    (tmp_path / "other.json").write_text(json.dumps(entries, indent=1))
+    assert list(mask_files.MaskFile(tmp_path / "other.json").read(entries)) == list(entries.values())
+
+
+@pytest.mark.parametrize("line", ['{"Edema": %s, "Edema": %s}', '{"Airspace Opacity": %s, "Lung Opacity": %s}'])
+def test_what_is_refused_one_by_one_is_refused_in_blocks(tmp_path, line):
+    good, damaged = (json.dumps({"size": [2, 2], "counts": counts}) for counts in ("4", "5"))
+    for masks in ((good, good), (good, damaged)):
+        path = tmp_path / "masks.json"
+        path.write_text('{\n"a": {"Edema": ' + good + '},\n"b": ' + line % masks + "\n}\n")
+        file = mask_files.MaskFile(path, {"Lung Opacity": "Airspace Opacity"})
+        for read in (lambda file=file: file["b"], lambda file=file: list(file.read(["a", "b"]))):
+            with pytest.raises(DataError, match="b: |b.*twice|twice"):
+                read()

@@ -162,8 +162,7 @@ def test_bad_polygon_is_named(bad):
         rle.from_polygons(bad, (4, 4), "here")
 
 
-def test_many_masks_looked_at_at_once_get_the_verdict_and_the_area_of_one(monkeypatch):
-    """Whole masks, damaged ones, and things that are no masks, in one row."""
+def test_many_masks_at_once_get_the_verdict_and_the_area_of_one(monkeypatch):
     rng, masks = np.random.default_rng(0), []
     for number in range(600):
         height, width = (int(n) for n in rng.integers(1, 40, 2))
@@ -174,20 +173,19 @@ def test_many_masks_looked_at_at_once_get_the_verdict_and_the_area_of_one(monkey
         elif number % 3 == 2:
             counts = counts[: rng.integers(len(counts) + 1)] + list("P" * rng.integers(9) + "0" * rng.integers(3))
         masks.append({"size": coded["size"], "counts": "".join(counts)})
-    masks += [{"size": [2, 2], "counts": "\xe9"}, {"size": [2.0, 2], "counts": "4"}, {"size": [True, 4], "counts": "4"}]
-    masks += [{"size": [2, 2], "counts": [4]}, {"size": [0, 2], "counts": ""}, {"size": [2]}, None, "4"]
+    masks += [{"size": [2, 2], "counts": "\xe9"}, {"size": [2, 2], "counts": ""}]
     monkeypatch.setattr(rle, "_is_damaged", rle._is_damaged.__wrapped__)
-    found = rle.vet(masks)
-    whole = []
-    for mask, vetted in zip(masks, found, strict=True):
-        if not isinstance(vetted, rle.Vetted):
-            assert vetted is mask
-            if isinstance(mask, dict) and [type(n) for n in mask["size"]] == [int, int] and mask["counts"] != [4]:
-                with pytest.raises(DataError):
-                    rle.check(mask, "mask")
-            continue
-        assert rle.check(vetted, "mask") == rle.check(mask, "mask") == mask
-        assert vetted.area == rle.decode([mask]).sum()
-        whole.append(mask)
-    assert 200 < len(whole) < 500
-    assert rle.area(rle.vet(whole) + whole).tolist() == [int(rle.decode([m]).sum()) for m in whole] * 2
+    found = rle.areas([tuple(m["size"]) for m in masks], [m["counts"].encode("latin-1") for m in masks]).tolist()
+    for mask, area in zip(masks, found, strict=True):
+        if area < 0:
+            with pytest.raises(DataError):
+                rle.check(mask, "mask")
+        else:
+            assert rle.check(mask, "mask") == mask and rle.decode([mask]).sum() == area
+    assert 200 < sum(area >= 0 for area in found) < 500
+    assert rle.areas([], []).shape == (0,)
+
+
+def test_areas_of_more_masks_than_pycocotools_can_count():
+    masks = rle.encode(np.arange(600).reshape(300, 1, 2) % 3 == 0)
+    assert rle.area(masks).tolist() == rle.decode(masks).sum((1, 2)).tolist()

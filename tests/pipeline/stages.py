@@ -253,6 +253,7 @@ def _body(command, environment, log, root, die_at, limits) -> None:
     if os.environ.pop("CHEXSEG_OWN_GROUP", ""):
         os.setpgid(0, 0)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job, as we may be, ignores
     multiprocessing.set_start_method(None, force=True)  # workers come as Python starts them, not as this process came
     tqdm.set_lock(threading.RLock())  # the usual one is a semaphore, which a killed process would leave behind
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -80,4 +80,4 @@ def test_training_on_a_folder_of_ones_own(tiny_run, films, workspace, monkeypatc
     other = films / "more.json"
     other.write_text(json.dumps(masks))
     done = train(workspace, films, "--train_masks_path", other)
-    assert done.wait() == 1 and "more.json: nobody: no image in" in done.last_line()
+    assert done.wait() == 1 and "more.json: nobody: no image below" in done.last_line()

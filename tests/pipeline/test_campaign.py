@@ -64,6 +64,52 @@ def say(capsys, *cells) -> None:
         print("\n| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk of its own, and a function that leaves so many bytes to what is written from its first call on."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "none", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a tmpfs")
+
+    free: list[int] = []
+
+    def leave(room: int) -> None:
+        free.append(shutil.disk_usage(place).free)
+        with open(place / "ballast", "ab") as file:
+            if file.tell() == 0:
+                os.posix_fallocate(file.fileno(), 0, free[0] - room)
+            else:
+                file.truncate(free[0] - room)
+
+    yield place, leave
+    for _ in range(50):
+        if subprocess.run(["umount", place], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("stage", [*KILLED, *MORE])
+def test_disks(whole_run, disk, stage, capsys):
+    """The room left is a part of what the stage writes: five runs, each with more room than the last, which finds what
+    that one left; then one with room for all."""
+    place, leave = disk
+    files = [whole_run.root / name for name in whole_run.made[stage]]
+    size = sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
+    workspace, named, whole = whole_run.before(stage, place), 0, 0
+    for level in LEVELS:
+        leave(int(level * size))
+        process = stages.start(workspace, stage)
+        status = process.wait(600)
+        assert "Traceback" not in process.said() and status in (0, 1), (level, status, process.said())
+        assert not status or "could not be written" in process.last_line(), process.said()
+        named, whole = named + (status == 1), whole + (status == 0)
+    (place / "ballast").unlink()
+    finish(whole_run, workspace, stage)
+    say(capsys, stage, len(LEVELS), named, whole)
+
+
 @pytest.mark.parametrize("stage, workers", CASES)
 def test_kills(whole_run, tmp_path, stage, workers, capsys):
     """Half of them right before a change of a file, half at any time; what is left when one comes too late is compared,
@@ -133,47 +179,3 @@ def heeds(pid: int) -> bool:
     except OSError:
         return False
     return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A small disk of its own, and a function that leaves so many bytes of it free."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "none", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root may mount a tmpfs")
-
-    def leave(room: int) -> None:
-        ballast = place / "ballast"
-        ballast.unlink(missing_ok=True)
-        with open(ballast, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(place).free - room))
-
-    yield place, leave
-    for _ in range(50):
-        if subprocess.run(["umount", place], capture_output=True).returncode == 0:
-            return
-        time.sleep(0.1)
-
-
-@pytest.mark.parametrize("stage", [*KILLED, *MORE])
-def test_disks(whole_run, disk, stage, capsys):
-    """The room left is a part of what the stage writes: five runs, each from the beginning, then one with room."""
-    place, leave = disk
-    size = sum((whole_run.root / name).stat().st_size // 4096 * 4096 + 4096 for name in whole_run.made[stage])
-    named, whole = 0, 0
-    for level in LEVELS:
-        for path in place.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        workspace = whole_run.before(stage, place)
-        leave(int(level * size))
-        process = stages.start(workspace, stage)
-        status = process.wait(600)
-        assert "Traceback" not in process.said() and status in (0, 1), (level, status, process.said())
-        if status:
-            assert "could not be written" in process.last_line(), process.said()
-        named, whole = named + (status == 1), whole + (status == 0)
-        (place / "ballast").unlink()
-        finish(whole_run, workspace, stage)
-    say(capsys, stage, len(LEVELS), named, whole)

@@ -11,10 +11,11 @@ import pytest
 import constants
 import doctor
 from chexseg.classifier import models, saliency_store
-from chexseg.data import chexpert
+from chexseg.data import chexpert, label_files, stage_states
 from chexseg.errors import DataError
 from chexseg.phantom import dataset
 from chexseg.phantom.presets import Spec
+from chexseg.runtime import checks
 
 SMALL = "--encoder resnet10w32 --image_size 64 --expert_len 6 --subset_len 12 --timing False".split()
 RELEASE = Path("data/CheXpert/CheXpert-v1.0")
@@ -78,7 +79,20 @@ def test_the_phantom_is_ready(phantom, look):
     assert "train.csv: 22 images" in shown and "ok valid images all" in shown
     assert "classifier" in shown and "resnet10w32, 14 tasks, 64 px" in shown
     assert "NEXT python test.py --ckpt_path" in shown and "--save_train_cams True" in shown
+    for stage in ("valid maps", "train full_plus", "train chexseg_plus", "quality", "test pseudo masks", "tables"):
+        assert f" {stage} " in shown.split("STAGES")[1]
     assert files(phantom) == before  # nothing is written
+
+
+def test_room_is_asked_for_what_is_still_to_be_written(copy, look, monkeypatch):
+    """A disk that the run has filled is no obstacle to what is left of it."""
+    free = type("Usage", (), {"free": 2e9})
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: free)
+    shown, error = look(copy, "--ckpt_path", copy / "c" / "c.ckpt")
+    assert "disk" in shown.lower() and "room: 2 GB free" in error
+    monkeypatch.setattr(stage_states, "state", lambda stage: stage_states.FINISHED)
+    shown, error = look(copy, "--ckpt_path", copy / "c" / "c.ckpt")
+    assert error == "" and "about 0 GB needed" in shown
 
 
 def test_without_a_checkpoint_one_would_be_trained_from_weights_that_are_not_there(phantom, look):
@@ -107,8 +121,11 @@ def test_a_missing_column(copy, look):
     path = copy / RELEASE / "valid.csv"
     path.write_text(path.read_text().replace("Lung Opacity", "Opacity of the lung", 1))
     shown, error = look(copy, "--ckpt_path", copy / "c" / "c.ckpt")
-    assert "BAD valid labels" in shown and "valid.csv: no column 'Airspace Opacity'" in error
+    assert "odd valid labels" in shown and "valid.csv: no column of Airspace Opacity" in shown and not error
     assert "ok train labels" in shown  # all else is looked at
+    path.write_text("Path\n" + "".join(line.split(",")[0] + "\n" for line in path.read_text().splitlines()[1:]))
+    shown, error = look(copy, "--ckpt_path", copy / "c" / "c.ckpt")
+    assert "BAD valid labels" in shown and "valid.csv: no column 'No Finding', nor any other" in error
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no image", "gone", "tiny"])
@@ -172,7 +189,7 @@ def test_a_checkpoint_that_cannot_be_read(copy, look, content):
 def write_maps(run, data, ids=None):
     """A run's store, with a map for each training image."""
     csv = chexpert.split_csv(data, "train")
-    ids = ids or list(chexpert.frontal(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES)).index)
+    ids = ids or list(label_files.of_views(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES)).index)
     rng = np.random.default_rng(0)
     records = [
         {

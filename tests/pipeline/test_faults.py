@@ -168,9 +168,10 @@ def test_a_killed_data_worker_is_named_with_the_remedy(tiny_run, tmp_path, stage
     assert_ends(tiny_run, workspace, stage)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stage", ["pred_segmentation", "test", "segmentation_train"])
+@pytest.mark.parametrize(
+    ("stage", "workers"), [("pred_segmentation", "2"), ("test", "2"), ("segmentation_train", "2"), ("train_irnet", "0")]
+)
 def test_a_signal_to_all_processes_ends_a_stage_in_one_line(tiny_run, tmp_path, stage, what, workers):
     """As a terminal, Slurm and torchrun send it; the same command goes on."""
     workspace = tiny_run.before(stage, tmp_path / "workspace")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import constants
+from chexseg.data import leak_guard
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = "--architecture resnet10w32 --image_size 32 --batch_size 4 --num_epochs 1"
@@ -64,11 +65,20 @@ def test_each_checkpoint_has_a_state_of_its_own(train, tmp_path):
         assert train(name)[0] == 0
         assert json.loads((folder / f"{name}.manifest.json").read_text())["best"]["epoch"] == 1
     state = {f"{name}.ckpt.training" for name in "ab"}
-    made = {f"{name}.ckpt{end}" for name in "ab" for end in ("", ".manifest.json")}
+    made = {f"{name}.ckpt{end}" for name in "ab" for end in ("", ".manifest.json", ".chosen_on.json")}
     assert {path.name for path in folder.iterdir()} == {".somebody.tmp", *made, *state}
     assert {path.name for path in (folder / "a.ckpt.training").iterdir()} == {
         ".training.lock", "checkpoint.pt", "log.jsonl",
     }  # fmt: skip
+
+
+def test_patients_that_chose_the_epoch_are_recorded_if_any_did(train, tmp_path):
+    for name, keep in (("a.ckpt", "best"), ("b.ckpt", "last")):
+        assert train(name, "--keep_epoch", keep)[0] == 0
+        roles = leak_guard.read(tmp_path / "models" / name)[name]
+        assert roles["trained"] == sorted(leak_guard.hashed(f"patient{i:05d}") for i in range(6))
+        chosen = sorted(leak_guard.hashed(f"patient{i:05d}") for i in range(4))
+        assert roles.get("epoch") == (chosen if keep == "best" else None)
 
 
 def test_a_checkpoint_that_is_gone_is_named(train, tmp_path):

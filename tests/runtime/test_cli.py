@@ -41,10 +41,10 @@ def test_all_stages_are_here():
     assert {
         "make_synthetic_chexpert.py", "train.py", "test.py", "localization_eval/pred_segmentation.py",
         "localization_eval/gt_segmentation.py", "localization_eval/eval.py", "IRNet/convert_to_hdf5.py",
-        "localization_eval/tune_thresholds.py", "IRNet/tune_random_walk.py",
+        "localization_eval/tune_thresholds.py", "localization_eval/chexlocalize.py", "IRNet/tune_random_walk.py",
         "IRNet/cam_to_ir_label_hdf5.py", "IRNet/train_irnet.py", "make_pseudo_seg_labels.py",
         "create_train_set_subsets.py", "segmentation_train.py", "segmentation_test.py", "make_tables.py",
-        "pseudo_label_quality.py",
+        "pseudo_label_quality.py", "paper_tables.py",
         "doctor.py",
         "convert_masks.py", "segmentation_predict.py", "segmentation_distillation.py",
     } == set(SCRIPTS)  # fmt: skip
@@ -66,7 +66,7 @@ def test_help_needs_no_environment_and_explains_every_option(script, monkeypatch
 def test_unknown_option_is_wrong_usage(script, monkeypatch, capsys, tmp_path):
     status, shown = run_here(script, ["--no_such_option", "3"], monkeypatch, capsys)
     assert status == 2
-    assert "--no_such_option" in shown.err or "required" in shown.err
+    assert any(words in shown.err for words in ("--no_such_option", "required", "invalid choice"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,6 +147,52 @@ class Damaged(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         raise DataError("a.jpg: ValueError: not an image;\nreplace it")
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (MemoryError(), "memory ran out (MemoryError); try a smaller --batch_size"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "memory ran out ([enforce",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"),
+            "(CUDA out of memory. Tried to allocate 2 GiB.)",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 71) is killed by signal: Killed. "),
+            "a data worker (pid 71) was killed, most likely because memory ran out",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid(s) 71, 72) exited unexpectedly"),
+            "a data worker (pid 71, 72) was killed, most likely because memory ran out",
+        ),
+    ],
+)
+def test_what_ran_out_of_memory_is_told_in_one_line(error, said, capsys):
+    def fail(args):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(fail, lambda: cli.make_parser("doc"), [])
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1 and len(lines) == 1 and said in lines[0]
+
+
+@pytest.mark.parametrize(
+    "error, status, word", [(KeyboardInterrupt(), 130, "interrupted"), (SystemExit(143), 143, "stopped")]
+)
+def test_signals_end_in_one_line(error, status, word, capsys, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(cli.signal, "signal", lambda *args: None)
+    with pytest.raises(SystemExit) as stop:
+        cli.run(fail, lambda: cli.make_parser("doc"), [])
+    assert stop.value.code == status
+    assert capsys.readouterr().err.endswith(f": {word}; run the same command again to go on\n")
 
 
 def test_the_caller_gets_its_signal_handler_back():

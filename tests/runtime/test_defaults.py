@@ -47,6 +47,14 @@ def test_the_default_run_is_the_published_one_else_the_only_one(base, capsys):
     assert constants.run_dir() == runs / constants.MODEL_NAME
 
 
+def test_the_originals_folder_of_runs_is_recognised(base):
+    run = base / "train_cams_temp" / constants.MODEL_NAME
+    run.mkdir(parents=True)
+    assert constants.run_dir() == run
+    (base / "train_cams").mkdir()
+    assert constants.run_dir() == base / "train_cams" / constants.MODEL_NAME
+
+
 def test_a_boundary_network_is_found_without_its_suffix(base):
     network = base / "weakly_supervised" / "saved_models" / "lr_0.01_weight_decay_0.0.pth"
     network.parent.mkdir(parents=True)

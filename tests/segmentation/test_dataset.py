@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from chexseg.data import mask_files
+from chexseg.data import mask_files, mask_formats
 from chexseg.data.images import fit_shape
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
@@ -50,6 +50,38 @@ def test_cache_of_a_masks_file(folder):
     assert [found.size(i) for i in range(3)] == [(40, 30), (32, 32), (20, 50)]
     assert [found[i].masks.any((1, 2)).tolist() for i in range(3)] == [[True] * 3, [True, True, False], [True] * 3]
     assert [found[i].known.tolist() for i in range(3)] == [[True] * 3, [True, True, False], [True] * 3]
+
+
+@pytest.mark.parametrize("kind", ["masks", "polygons", "coco"])
+def test_polygons_and_coco_annotations_train_as_a_masks_file_does(folder, kind):
+    """The same samples from all three; what a file leaves out is as its format says."""
+    path = folder / f"{kind}.json"
+    if kind != "masks":
+        mask_formats.write(kind, path, MaskFile(folder / "masks.json"), TASKS)
+    assert mask_formats.guess(path) == kind
+    options = {"data_dir": folder, "tasks": TASKS, "image_size": 32}
+    (found,) = dataset.build_caches(folder / "cache", [(path, ("train", "valid"))], {}, **options)
+    expected = build_cache(folder)
+    assert found.ids == expected.ids
+    for one, other in ((found[i], expected[i]) for i in range(3)):
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.masks, other.masks)
+        assert one.known.tolist() == ([True] * 3 if kind == "polygons" else other.known.tolist())
+
+
+def test_a_format_is_guessed_from_the_first_words(tmp_path):
+    texts = {
+        '{"images": {"Edema": {"size": [1, 1], "counts": "1"}}}': "masks",
+        ' {\n "info": {"year": 2024}, "images": [] }': "coco",
+        '{"annotations" : []}': "coco",
+        '{"a b": {"img_size": [2, 2], "Edema": []}}': "polygons",
+        '{"a": {"Lung \\"x\\"": [[[1, 2]]], "img_size": [2, 2]}}': "polygons",
+        "{}": "masks",
+        "nonsense": "masks",
+    }
+    for text, kind in texts.items():
+        (tmp_path / "x.json").write_text(text)
+        assert mask_formats.guess(tmp_path / "x.json") == kind, text
+    assert mask_formats.guess(tmp_path / "none.json") == "masks"
 
 
 @pytest.mark.parametrize("what", ["image", "mask", "tasks", "size"])

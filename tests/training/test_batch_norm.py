@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from chexseg.training import batch_norm
+from chexseg.errors import DataError, UsageError
+from chexseg.training import batch_norm, draws
+from tests.training.small import train
 
 
 def pair(**options):
@@ -44,3 +46,33 @@ def test_other_layers_and_half_precision_are_left_as_they_are():
     batch_norm.share(holder, torch.device("cpu"))
     assert [type(m).__name__ for m in holder] == ["Conv2d", "SharedBatchNorm2d", "GroupNorm"]
     assert holder[1](torch.randn(2, 4, 3, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+class Pooled(nn.Module):
+    """Batch norm of an image that is pooled to one position, as in DeepLabV3: it cannot learn from one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.net = nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)
+
+    def forward(self, images):
+        return self.net(images + self.norm(images.mean((2, 3), keepdim=True)))
+
+
+@pytest.mark.parametrize(
+    "images, batch_size, kind, message",
+    [
+        (22, 1, UsageError, "--batch_size 1: a batch of the 22 images has a single one.*give --batch_size 2"),
+        (3, 2, UsageError, "--batch_size 2: a batch of the 3 images has a single one.*give --batch_size 3"),
+        (1, 4, DataError, "one image to train on"),
+    ],
+)
+def test_an_image_that_is_alone_in_its_batch_is_refused_by_name_before_training(
+    tmp_path, images, batch_size, kind, message
+):
+    options = {"order": draws.shuffled(images, 17), "batch_size": batch_size, "num_epochs": 1}
+    with pytest.raises(kind, match=message):
+        train(tmp_path, model=Pooled(), **options)
+    assert not list(tmp_path.glob("*.pt"))
+    train(tmp_path, **options)  # a network that can learn from one image does
+    train(tmp_path / "enough", model=Pooled(), **(options | {"order": draws.shuffled(4, 17), "batch_size": 2}))

@@ -11,7 +11,14 @@ from torch.testing import assert_close
 from chexseg.runtime import distributed
 from chexseg.runtime.distributed import sum_over_ranks
 from chexseg.segmentation import choices
-from chexseg.training.losses import SEGMENTATION_LOSSES, bce_dice_loss, classification_loss, dice_loss
+from chexseg.training.losses import (
+    SEGMENTATION_LOSSES,
+    bce_dice_loss,
+    classification_loss,
+    dice_loss,
+    focal_loss,
+    tversky_loss,
+)
 
 NAN = float("nan")
 # Logits whose sigmoid is 0 or 1 in float32, so that sums can be counted on fingers.
@@ -109,9 +116,52 @@ def naive_bce_dice(logits, masks, known):
     return sum(entropies) / max(len(entropies), 1) + sum(terms) / max(len(terms), 1)
 
 
+def pixels_of(logits, masks, known, c):
+    """(probability, mask) of a class's known pixels."""
+    there = known[:, c].reshape(len(logits), -1).expand(len(logits), logits[0, c].numel())
+    flat = [x[:, c].flatten(1)[there].tolist() for x in (logits, masks)]
+    return [(1 / (1 + math.exp(-x)), m) for x, m in zip(*flat, strict=True)]
+
+
+def naive_focal(logits, masks, known):
+    classes = [pixels_of(logits, masks, known, c) for c in range(logits.shape[1])]
+    means = [
+        sum((1 - (p if m else 1 - p)) ** 2 * bce(p, m) for p, m in pairs) / len(pairs) for pairs in classes if pairs
+    ]
+    return sum(means) / max(len(means), 1)
+
+
+def naive_tversky(logits, masks, known):
+    terms = []
+    for c in range(logits.shape[1]):
+        if pairs := pixels_of(logits, masks, known, c):
+            right, many = sum(p * m for p, m in pairs), sum(p * (1 - m) for p, m in pairs)
+            few = sum((1 - p) * m for p, m in pairs)
+            terms.append(1 - (right + 1) / (right + 0.3 * many + 0.7 * few + 1))
+    return sum(terms) / max(len(terms), 1)
+
+
+NAIVE = {"dice": naive_dice_known, "bce_dice": naive_bce_dice, "focal": naive_focal, "tversky": naive_tversky}
 LOSSES = pytest.mark.parametrize(
-    ("loss", "naive"), [(dice_loss, naive_dice_known), (bce_dice_loss, naive_bce_dice)], ids=["dice", "bce_dice"]
+    ("loss", "naive"), [(SEGMENTATION_LOSSES[name], naive) for name, naive in NAIVE.items()], ids=list(NAIVE)
 )
+
+
+def test_focal_and_tversky_by_hand():
+    # Probability 1/2 throughout: each pixel costs log 2, times 1/4. Three pixels, of which one is inside.
+    logits, masks = torch.zeros(1, 1, 1, 3), torch.tensor([[[[1, 0, 0]]]])
+    assert focal_loss(logits, masks).item() == pytest.approx(LN2 / 4)
+    # 1/2 right, 1 too much, 1/2 too little: 1 - 1.5 / (1.5 + 0.3 + 0.35).
+    assert tversky_loss(logits, masks).item() == pytest.approx(1 - 1.5 / 2.15)
+    assert focal_loss(logits, masks, gamma=0).item() == pytest.approx(LN2)
+
+
+def test_tversky_at_one_half_is_dice_and_focal_is_the_librarys():
+    torch.manual_seed(3)
+    logits, masks = 2 * torch.randn(3, 4, 5, 7), torch.randint(0, 2, (3, 4, 5, 7))
+    even = tversky_loss(logits, masks, too_much=0.5, too_little=0.5, smooth=0.5)
+    assert_close(even, dice_loss(logits, masks))
+    assert_close(focal_loss(logits, masks), smp.losses.FocalLoss("multilabel")(logits, masks))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Label files of every data set become one table: ids, observations, views, patients, and where the images lie."""
+
+import re
+
+import numpy as np
+import pytest
+
+import constants
+from chexseg.data import chexpert, image_folder, label_files
+from chexseg.errors import DataError
+from tests.data.layouts import COUNT, LAYOUTS, table
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_becomes_one_table(tmp_path, name):
+    laid = LAYOUTS[name](tmp_path)
+    csv = laid.train or chexpert.split_csv(tmp_path, "train")
+    frame = label_files.of_views(chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES, "train"))
+    assert sorted(frame.index) == sorted(laid.truth) and len(frame) == COUNT
+    for image_id, row in laid.truth.items():
+        np.testing.assert_array_equal(frame.loc[image_id, list(row)].to_numpy(float), list(row.values()))
+    images = chexpert.ImageSet(tmp_path, frame, csv)
+    for image_id in frame.index:
+        path = images.path(image_id)
+        assert path.is_file() and chexpert.locate(tmp_path, image_id, ("train", "valid", "test")) == path
+        assert image_folder.image_id(path.relative_to(tmp_path)).endswith(image_id)
+    patients = chexpert.read_patients(csv) if "patient_id" in frame else {}
+    assert {chexpert.patient_of(n, patients) for n in laid.patients} == set(laid.patients.values())
+    valid = laid.valid or chexpert.split_csv(tmp_path, "valid")
+    assert len(label_files.of_views(chexpert.read_labels(valid, ("Edema", "Cardiomegaly"), {}, "valid"))) == COUNT
+
+
+@pytest.mark.parametrize("name", ["chexpert", "chexlocalize", "mimic"])
+def test_views(tmp_path, name):
+    laid = LAYOUTS[name](tmp_path)
+    csv = laid.train or chexpert.split_csv(tmp_path, "train")
+    frame = chexpert.read_labels(csv, constants.OBSERVATIONS, constants.ALIASES, "train")
+    parts = {views: list(label_files.of_views(frame, views).index) for views in label_files.VIEWS}
+    assert parts["all"] == list(frame.index) and len(parts["frontal"]) == len(parts["lateral"]) == COUNT
+    assert not set(parts["frontal"]) & set(parts["lateral"])
+    assert set(parts["frontal"]) == set(laid.truth)
+    with pytest.raises(ValueError, match="oblique"):
+        label_files.of_views(frame, "oblique")
+
+
+def test_a_blank_view_is_told_by_the_name(tmp_path):
+    csv = table(tmp_path / "a.csv", ["Path", "Frontal/Lateral", "Edema"], [["a_lateral.png", "", 1], ["b.png", "", 0]])
+    assert list(label_files.of_views(chexpert.read_labels(csv, ("Edema",), {})).index) == ["b"]
+
+
+def test_strange_findings_are_named_and_left_out(tmp_path, caplog):
+    rows = [["a.png", "Effusion|Gout"], ["b.png", "Gout"]]
+    csv = table(tmp_path / "a.csv", ["Image Index", "Finding Labels"], rows)
+    frame = chexpert.read_labels(csv, ("Pleural Effusion", "Edema"), {})
+    assert frame["Pleural Effusion"].tolist() == [1, 0] and frame["Edema"].tolist() == [-2, -2]
+    assert "left out: gout" in caplog.text and "Path" in frame
+
+
+def test_every_name_in_the_table_means_columns_of_chexpert():
+    columns = {constants.ALIASES.get(name, name) for names in label_files.FINDINGS.values() for name in names}
+    assert columns <= set(constants.OBSERVATIONS)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (["Image", "Edema"], "no column 'Path'; it has Image, Edema; label files that are known: CheXpert, .*NIH"),
+        (["subject_id", "study_id", "Edema"], "metadata.csv is missing, which names the images"),
+        (["Study", "Edema"], "test_image_paths.csv: no such file"),
+    ],
+)
+def test_what_is_missing_is_named(tmp_path, header, message):
+    csv = table(tmp_path / "a.csv", header, [[1] * len(header)])
+    with pytest.raises(DataError, match=message):
+        chexpert.read_labels(csv, ("Edema",), {})
+
+
+def test_patients_by_id_or_path(tmp_path):
+    csv = table(tmp_path / "a.csv", ["image_id", "patient_id"], [["x__1", "007"], ["x__2", "8"]])
+    assert chexpert.read_patients(csv) == {"x__1": "007", "x__2": "8"}
+    assert chexpert.patient_of("patient1_study1_view1", {"patient1_study1_view1": "other"}) == "patient1"
+    csv = table(tmp_path / "b.csv", ["Path", "Edema"], [["x.png", 1]])
+    with pytest.raises(DataError, match="b.csv: no column 'patient_id'"):
+        chexpert.read_patients(csv)
+
+
+def test_an_image_is_found_by_the_end_of_its_path(tmp_path):
+    for name in ("a/b/x.png", "a/c/x.png", "a/c/y.png", "patient1/study1/view1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for image_id, name in {
+        "a__b__x": "a/b/x.png",
+        "c__x": "a/c/x.png",
+        "y": "a/c/y.png",
+        "patient1_study1_view1": "patient1/study1/view1.png",
+    }.items():
+        assert chexpert.locate(tmp_path, image_id, ("train", "test")) == tmp_path / name
+    with pytest.raises(DataError, match=r"x: .*a/b/x.png and .*a/c/x.png both end in this id"):
+        chexpert.find_image(tmp_path, "x")
+    with pytest.raises(DataError, match=re.escape(f"rabbit: no image below {tmp_path} has this id")):
+        chexpert.find_image(tmp_path, "rabbit")
