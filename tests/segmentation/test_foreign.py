@@ -120,7 +120,7 @@ def test_weights_alone_are_not_enough(tmp_path):
     with pytest.raises(DataError, match="weights alone; put the args.json of its training"):
         load_model(tmp_path / "best_model.pth")
     (tmp_path / "args.json").write_text("{")
-    with pytest.raises(DataError, match="args.json: not JSON"):
+    with pytest.raises(DataError, match="args.json: not whole JSON"):
         load_model(tmp_path / "best_model.pth")
 
 
