@@ -292,6 +292,19 @@ def test_labels_that_do_not_count_give_no_gradient():
     assert_close(logits.grad, torch.tensor([[-0.25, 0.25, 0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("not_mentioned", ["zeros", "ignore"])
+@pytest.mark.parametrize("uncertain", ["ones", "multiclass"])
+def test_an_observation_without_a_column_never_counts(uncertain, not_mentioned):
+    shape = (2, 3, 3) if uncertain == "multiclass" else (2, 3)
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = torch.tensor([[1.0, 0.0, -2.0], [-1.0, 1.0, -2.0]])
+    policies = {"uncertain": uncertain, "not_mentioned": not_mentioned}
+    loss = classification_loss(logits, labels, **policies)
+    assert loss.item() == pytest.approx(classification_loss(logits[:, :2], labels[:, :2], **policies).item())
+    loss.backward()
+    assert not logits.grad[:, 2].any() and logits.grad[:, :2].any()
+
+
 def test_loss_of_no_label_is_zero():
     loss = classification_loss(torch.ones(2, 3), torch.full((2, 3), -1.0), uncertain="ignore")
     assert loss.item() == 0
