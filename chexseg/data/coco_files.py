@@ -164,9 +164,9 @@ class CocoFile(Mapping[str, dict[str, dict]]):
             named = f"{where}: annotation {annotation.get('id')!r}"
             task = self._task(annotation.get("category_id"), named)
             parts.setdefault(task, []).append(_mask(annotation.get("segmentation"), size, named))
-        check_room([size] * len(self._tasks), where)
         nothing = rle.empty(size)
         known = {*parts, *(self._task(number, where) for number in absent)}
+        check_room([size] * len(known), where)
         masks = {}
         for task in (task for task in self._tasks.values() if task in known):
             merged = coco.merge(parts[task]) if task in parts else nothing

@@ -174,7 +174,11 @@ def _read(found: Dataset, path: Path) -> tuple[tuple[int, int], dict[int, str], 
     size = check_size((found.Rows, found.Columns), str(path))
     segments = list(found.SegmentSequence)
     labels = {int(segment.SegmentNumber): str(segment.SegmentLabel) for segment in segments}
+    if not all(isinstance(segment.SegmentLabel, str) for segment in segments):
+        raise DataError(f"{path}: a segment has several labels; make it again with one")
     numbers = [_segment_number(frame, found) for frame in found.PerFrameFunctionalGroupsSequence]
+    if int(found.get("NumberOfFrames") or len(numbers)) != len(numbers):
+        raise DataError(f"{path}: {found.NumberOfFrames} frames, but it tells of {len(numbers)}; make it again")
     if len(labels) < len(segments):
         raise DataError(f"{path}: two of its segments have one number; make it again")
     if len(numbers) > len(set(numbers)) or not set(numbers) <= set(labels):

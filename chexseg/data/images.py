@@ -117,8 +117,11 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 def _to_uint8(pixels: np.ndarray) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
-    if high - low > 1e30:  # the range of float32 would be left
-        pixels, low, high = pixels * np.float32(1e-8), low * 1e-8, high * 1e-8
+    if (
+        high - low > float(np.finfo(np.float32).max) / 256
+    ):  # of a file that means harm: the products below would overflow
+        pixels = np.ldexp(pixels, -16)
+        low, high = float(pixels.min()), float(pixels.max())
     return np.round((pixels - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
 
 

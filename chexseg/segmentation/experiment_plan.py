@@ -119,7 +119,7 @@ class Preset:
         draws = self.draws.get(network.kind, self.draws["full"]).split()
         words += [*self.network.split(), *draws, *network.options.split(), "--seed", seed]
         if "--rounds" in network.options:  # all rounds together get one student's draws
-            words += ["--num_epochs", max(1, int(draws[draws.index("--num_epochs") + 1]) // 2)]
+            words += ["--epoch_len", max(1, int(draws[draws.index("--epoch_len") + 1]) // 2)]
         return [str(places["scripts"] / script), *map(str, words)]
 
     def test_command(self, networks: Sequence[tuple[Network, int]], truth: Path, readers: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 Not for their training (see `training`), nor for masks at the original size (see `prediction`)."""
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -50,6 +51,7 @@ def build_model(spec: SegmentationSpec) -> nn.Module:
 
     UsageError for an unknown architecture or encoder, or an image size that it cannot take.
     """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no name of a network can make its library ask a server
     import segmentation_models_pytorch as smp  # seconds of importing that --help need not wait for
 
     from chexseg.segmentation import encoders  # noqa: F401  registers encoders of our own

@@ -156,7 +156,7 @@ def _dicoms(folder: Path) -> Iterator[tuple[str, Any, str]]:
         )
     for name, fields in {
         "slope 0": {"RescaleSlope": "0", "RescaleIntercept": "0"}, "slope huge": {"RescaleSlope": "1e300", "RescaleIntercept": "0"},
-        "slope nan": {"RescaleSlope": "nan", "RescaleIntercept": "0"}, "slope a word": {"RescaleSlope": "x", "RescaleIntercept": "0"},
+        "slope nan": {"RescaleSlope": "nan", "RescaleIntercept": "0"},
         "window 0": {"WindowCenter": "1", "WindowWidth": "0"}, "window negative": {"WindowCenter": "1", "WindowWidth": "-5"},
         "window nan": {"WindowCenter": "nan", "WindowWidth": "nan"}, "spacing 0": {"PixelSpacing": ["0", "0"]},
         "spacing negative": {"PixelSpacing": ["-1", "-1"]}, "spacing nan": {"PixelSpacing": ["nan", "1"]}, "spacing huge": {"PixelSpacing": ["1e300", "1e300"]},
@@ -164,6 +164,8 @@ def _dicoms(folder: Path) -> Iterator[tuple[str, Any, str]]:
         "spacing of one": {"PixelSpacing": "1"}, "magnified by nan": {"ImagerPixelSpacing": ["1", "1"], "EstimatedRadiographicMagnificationFactor": "nan"},
     }.items():  # fmt: skip
         yield name, made(**fields), SAFE
+    slope = _made(PIXELS, {"RescaleSlope": "7777", "RescaleIntercept": "0"}, folder / "slope.dcm")
+    yield "slope a word", slope.replace(b"7777", b"word"), SAFE
     yield "deflated bomb", _deflated, REFUSED
     yield "a look-up table of nothing", _lut, SAFE
     for syntax in (pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEGBaseline8Bit, pydicom.uid.RLELossless, "1.2.3.4.5"):
@@ -330,7 +332,8 @@ def segmentations(world: Path) -> Iterator[Case]:
         "SegmentationType",
         "NumberOfFrames",
     ):
-        yield case(f"no {name}", edited(lambda f, n=name: delattr(f, n)))
+        verdict = SAFE if name == "NumberOfFrames" else REFUSED
+        yield case(f"no {name}", edited(lambda f, n=name: delattr(f, n)), verdict)
     yield case("no groups", edited(lambda f: setattr(f, "PerFrameFunctionalGroupsSequence", [])))
     yield case("an image", (world / "films/d.dcm").read_bytes())
     for share in (0.0, 0.1, 0.5, 0.9, 0.99):

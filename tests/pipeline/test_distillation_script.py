@@ -76,6 +76,13 @@ def test_the_papers_distillation(world, tmp_path):
     assert (arguments["targets"], arguments["temperature"], arguments["gate"]) == ("logits", 6.0, "none")
 
 
+def test_the_common_tasks_choose_the_epoch(world, tmp_path):
+    distil(world, "--valid_common_pathologies True --num_epochs 1")
+    (line,) = history(tmp_path / "seg_trials/distilled")
+    common = [line["iou"][task] for task in constants.COMMON_TASKS if line["iou"][task] is not None]
+    assert "miou" not in line and line["score"] == line["common_iou"] == pytest.approx(sum(common) / len(common))
+
+
 def test_our_recipe_in_two_rounds(world, tmp_path):
     distil(world, OURS, "--rounds 2")
     place = tmp_path / "seg_trials/distilled"
@@ -123,6 +130,7 @@ def test_a_student_can_start_from_its_teacher(world, tmp_path):
         ("--floor 0.1", "--floor"),
         ("--expert_sizes 20 80", "--gate labels"),
         ("--gate labels --expert_sizes 80 20", "the lower one first"),
+        ("--gate labels --expert_sizes 20 80", "it needs --targets masks"),
         ("--from_teacher", "leave --encoder_weights out"),
         ("--gate labels --paste 0.5", "needs --targets masks"),
         ("--teacher_path nowhere.pth", "nowhere.pth"),

@@ -20,6 +20,7 @@ if [ "$2" = chexseg.runtime.preloaded ]; then # its protocol: see there
   done
   exit
 fi
+[ "$1" != -c ] || exec python3 "$@" # a path, not a stage
 [ "$1" != -m ] || shift 5
 script=${1##*/}
 { printf '%s' "$script"; shift; printf '|%s' "$RANKS" "$@"; echo; } >>"$LOG"
