@@ -75,7 +75,9 @@ class LabelGate(Gate):
     def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
         frame = chexpert.read_labels(self.path, self.observations, self.aliases)
         if missing := next((name for name in ids if name not in frame.index), None):
-            raise DataError(f"{self.path}: {missing}: no labels in it; name the label file of these images with --csv_path")
+            raise DataError(
+                f"{self.path}: {missing}: no labels in it; name the label file of these images with --csv_path"
+            )
         sure = chexpert.present(frame, ids, tasks, uncertain=False)
         uncertain = chexpert.present(frame, ids, tasks, uncertain=True) & ~sure
         means = {"present": PRESENT, "absent": ABSENT, "unknown": UNKNOWN}[self.uncertain]
