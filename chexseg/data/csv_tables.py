@@ -66,6 +66,15 @@ def frame(
     return table.rename(columns=dict(zip(table.columns, names, strict=True)))
 
 
+def numeric(path: Path, *, texts: Sequence[str] = (), made_by: str = "") -> pd.DataFrame:
+    """A table of numbers but for the columns `texts`. DataError for a cell that is none."""
+    table = frame(path, texts=texts, made_by=made_by)
+    for name in table.columns.difference(list(texts)):
+        if table[name].dtype.kind not in "iuf":
+            raise DataError(f"{path}: {shown(name)}: not a number in each row; {_way_out(made_by)}")
+    return table
+
+
 def numbers(column: pd.Series) -> pd.Series:
     """A column's numbers; NaN for a cell that is none."""
     import pandas as pd

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chexseg.data import rle
+from chexseg.data import csv_tables, rle
 from chexseg.data.images import upsample
 from chexseg.errors import DataError
 from chexseg.evaluation import film_list, metrics
@@ -156,12 +156,7 @@ def counts(masks: Masks, tasks: Sequence[str]) -> pd.Series:
 
 def read_replicates(path: Path) -> pd.DataFrame:
     """The table of replicates that eval.py wrote."""
-    try:
-        return pd.read_csv(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such table of replicates; chexlocalize.py eval writes it") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
+    return csv_tables.numeric(path, made_by="chexlocalize.py eval writes it")
 
 
 def decrease(human: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from chexseg.data import rle
-from chexseg.errors import DataError
+from chexseg.data import csv_tables, rle
 from chexseg.evaluation import charts
 
 # The file of each feature; irrectangularity is 1 less the share of the rectangle.
@@ -63,9 +62,8 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     tables = {}
     for name in FILES:
         path = Path(folder) / f"{name}.csv"
-        if not path.is_file():
-            raise DataError(f"{path}: no such table; chexlocalize.py compute_pathology_features writes it")
-        tables[name] = pd.read_csv(path)
+        made_by = "chexlocalize.py compute_pathology_features writes it"
+        tables[name] = csv_tables.numeric(path, texts=("img_id",), made_by=made_by)
     return tables
 
 

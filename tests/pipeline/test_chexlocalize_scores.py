@@ -188,7 +188,7 @@ def test_percentage_decrease(tmp_path):
     with pytest.raises(DataError, match="of other tasks or another number"):
         run(SCRIPT, "calculate_percentage_decrease", "--metric", "miou", *given, "--save_dir", tmp_path)
     given = (given[0], tmp_path / "none.csv", *given[2:])
-    with pytest.raises(DataError, match="none.csv: no such table of replicates"):
+    with pytest.raises(DataError, match="none.csv: no such file"):
         run(SCRIPT, "calculate_percentage_decrease", "--metric", "miou", *given, "--save_dir", tmp_path)
 
 
@@ -222,7 +222,7 @@ def test_features_by_hand_and_their_plot(tmp_path):
     run(SCRIPT, "plot_pathology_features", "--features_dir", tmp_path, "--save_dir", tmp_path / "plots")
     names = {f"{name}_dist.png" for name in ("n_instance", "area_ratio", "elongation", "irrectangularity")}
     assert names <= {path.name for path in (tmp_path / "plots").iterdir()}
-    with pytest.raises(DataError, match="num_instances.csv: no such table"):
+    with pytest.raises(DataError, match="num_instances.csv: no such file"):
         run(SCRIPT, "plot_pathology_features", "--features_dir", tmp_path / "plots", "--save_dir", tmp_path)
 
 
