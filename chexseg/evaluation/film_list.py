@@ -14,6 +14,8 @@ import pandas as pd
 
 from chexseg.data import json_lines, label_files, rle
 from chexseg.data.chexpert import listed_id
+from chexseg.data.names import shown
+from chexseg.errors import DataError
 from chexseg.evaluation.metrics import some
 
 Masks = Mapping[str, Mapping]
@@ -35,6 +37,9 @@ def read_list(path: Path, aliases: Mapping[str, str] | None = None) -> FilmList:
     frame = label_files.of_views(frame)
     present = frame.apply(pd.to_numeric, errors="coerce") == 1
     names = [aliases.get(str(name), str(name)) for name in frame.columns]
+    if len(set(names)) < len(names):
+        twice = shown(next(name for name in names if names.count(name) > 1))
+        raise DataError(f"{path}: two columns are called {twice}, or by another name of it; correct the file")
     rows = zip(frame.index, present.to_numpy(), strict=True)
     return FilmList({film: frozenset(compress(names, row)) for film, row in rows})
 
