@@ -45,6 +45,12 @@ class Result:
 
 def run(command: list[str], folder: Path, environment: dict[str, str], memory: int | None = None) -> Result:
     """A script (the command's first word) with its options, in `folder`. memory: bytes that it may grow by."""
+    import cv2
+    import torch
+
+    # Here and not in the child: there the threads that would have to agree are gone, and it would wait for ever.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     log, notes = folder / ".log", folder / ".notes"
     reader, writer = os.pipe()
     pid = os.fork()
@@ -106,17 +112,13 @@ def _child(command, folder, environment, memory, log, notes) -> None:
 
 
 def _prepare() -> None:
-    """What a forked child of pytest needs: one thread, no handlers of pytest's, a lock of its own for tqdm."""
+    """What a forked child of pytest needs: no handlers of pytest's, a lock of its own for tqdm."""
     import faulthandler
     import logging
 
-    import cv2
     import numpy as np
-    import torch
     from tqdm import tqdm
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     faulthandler.disable()
     logging.root.handlers.clear()
     logging.root.setLevel(logging.WARNING)
