@@ -59,7 +59,7 @@ COMMANDS = {
 }
 SHARDED = tuple(name for name, command in COMMANDS.items() if "--shard_size" in command)
 # What Python tells of before it connects (to a path of this machine it may) or looks up a name.
-NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
+ASKING = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 ASKED = 99  # status of a process that did
 TRAINERS = ("train", "train_irnet", "segmentation_train")
 
@@ -266,7 +266,7 @@ def _body(command, environment, log, root, die_at, limits) -> None:
 
     def watch(event: str, args: tuple) -> None:
         nonlocal changes
-        if event in NETWORK and not (event == "socket.connect" and isinstance(args[1], (str, bytes))):
+        if event in ASKING and not (event == "socket.connect" and isinstance(args[1], (str, bytes))):
             sys.stderr.write(f"{event} {args[1:]}: no stage may ask the network\n")
             os._exit(ASKED)
         if event not in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"):

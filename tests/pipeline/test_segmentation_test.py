@@ -144,7 +144,7 @@ def test_the_oracle_is_stamped_and_at_least_as_good_as_any_threshold(world, caps
         (["--gate_predictions", "predictions.csv"], 2, "--gate_predictions and --gate_cutoffs go together"),
         (["--gate_predictions", "none.csv", "--gate_cutoffs", "cutoffs.csv"], 1, "none.csv: no such file"),
         (["--gate_predictions", "all.csv", "--gate_cutoffs", "cutoffs.csv"], 1, "all.csv: no column 'image_id'"),
-        (["--all_images", "none.csv"], 1, "none.csv: no such list"),
+        (["--all_images", "none.csv"], 1, "none.csv: no such file"),
     ],
 )
 def test_wrong_gates_end_in_one_line(world, options, status, words, capsys):

@@ -3,8 +3,8 @@
 import pytest
 
 import constants
-import make_pseudo_seg_labels
 from chexseg.errors import DataError
+from chexseg.irnet import options
 from chexseg.runtime import cli
 
 
@@ -60,8 +60,8 @@ def test_a_boundary_network_is_found_without_its_suffix(base):
     network.parent.mkdir(parents=True)
     network.touch()
     for name in (network.name, network.name.removesuffix(".pth"), str(network), str(network).removesuffix(".pth")):
-        assert make_pseudo_seg_labels.boundary_network(name) == network
-    assert make_pseudo_seg_labels.boundary_network("none") == network.with_name("none")
+        assert options.boundary_network(name, network.parent) == network
+    assert options.boundary_network("none", network.parent) == network.with_name("none")
 
 
 def test_folders_that_variables_name_are_made_for_a_script_that_writes_there(tmp_path, monkeypatch):

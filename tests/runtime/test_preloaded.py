@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -32,7 +33,9 @@ def server(tmp_path):
     (tmp_path / "sibling.py").write_text("HERE = 'beside the script'")
     reader, writer = os.pipe()
     command = f"exec {sys.executable} -m chexseg.runtime.preloaded colorsys 3>&{writer}"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    # Of a shell that runs it in the background a process inherits that Ctrl-C is ignored.
+    heeding = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    pipes = {"preexec_fn": heeding, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(["bash", "-c", command], cwd=ROOT, pass_fds=[writer], start_new_session=True, **pipes)
     os.close(writer)
     with open(reader) as statuses, process:
