@@ -69,12 +69,12 @@ case $preset in
   default)
     phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=96 expert=60
     network=resnet10w32 encoder=resnet10w32
-    classifier="--num_epochs 14 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last --output_stride 16"
+    classifier="--num_epochs 12 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last --output_stride 16"
     maps="--map_scales 1 1.5 --map_mirror True"
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--lr 2e-3 --one_cycle --augment --keep_epoch last" decoder="--decoder_channels 64"
-    weak="--num_epochs 1" epochs="--num_epochs 14 --epoch_len 640" # 8960 draws
-    teacher="--num_epochs 7 --epoch_len 640" student="--num_epochs 7 --epoch_len 640 --lr 1e-3" ;;
+    weak="--num_epochs 1" epochs="--num_epochs 13 --epoch_len 640" # 8320 draws
+    teacher="--num_epochs 10 --epoch_len 416" student="--num_epochs 10 --epoch_len 416 --lr 1e-3" ;;
   paper)
     phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"

@@ -49,6 +49,7 @@ class SegmentationTrainer(Trainer):
         sources: Sequence[Path] = (),
     ):
         self.sources = list(sources)
+        self.role = "thresholds" if options.keep_epoch == "last" else "epoch and thresholds"
         self.model, self.spec, self.folder, self.order = model, spec, folder, order
         self.loss = SEGMENTATION_LOSSES[loss]
         self.dataset = dataset
@@ -92,7 +93,7 @@ class SegmentationTrainer(Trainer):
     def _record_patients(self) -> None:
         trained, chosen = ({patient_of(name) for name in data.ids()} for data in (self.dataset, self.evaluator.dataset))
         sources = set(self.evaluator.threshold_sources()) - {"none", "validation"}
-        leak_guard.record(self.folder / BEST, {"trained": trained, "epoch and thresholds": chosen})
+        leak_guard.record(self.folder / BEST, {"trained": trained, self.role: chosen})
         leak_guard.record(self.folder / THRESHOLDS, {"thresholds": chosen | trained if sources else chosen})
         for name in (BEST, THRESHOLDS):
             leak_guard.inherit(self.folder / name, [self.folder / name, *self.sources])
