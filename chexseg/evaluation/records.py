@@ -46,8 +46,15 @@ class Training:
     stage: Stage | None = None
 
     @property
+    def keeps_last(self) -> bool:
+        """Whether the last epoch was kept, whatever its score."""
+        return self.stage is not None and self.stage.values("arguments").get("keep_epoch") == "last"
+
+    @property
     def best(self) -> int | None:
-        """The epoch that was kept: the first of the highest score."""
+        """The epoch that was kept: the first of the highest score, or the last."""
+        if self.keeps_last:
+            return self.log[-1]["epoch"] if self.log else None
         scored = [line for line in self.log if isinstance(line.get("score"), (int, float))]
         return max(scored, key=lambda line: line["score"])["epoch"] if scored else None
 

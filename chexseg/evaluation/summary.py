@@ -177,7 +177,8 @@ def _thresholds(
         common = training.stage.values("arguments").get("valid_common_pathologies")
         how = "the common findings' mean IoU" if common else "pooled mIoU"
         epoch = f"epoch {training.best} of {len(training.log)}"
-        choices.append(f"{short(name)}: {epoch} and its thresholds were chosen by {how} on {where}")
+        kept = ", the last, was kept," if training.keeps_last else ""
+        choices.append(f"{short(name)}: {epoch}{kept} and its thresholds were chosen by {how} on {where}")
     rows = [
         row(task, plain(*(f"{values[number]:.2f}" for values in columns.values()))) for number, task in enumerate(tasks)
     ]

@@ -1,6 +1,7 @@
 """The history of a report's files, followed backwards and never out of the named folders."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,14 @@ def run(tmp_path):
     manifest(masks, [network], command="segmentation_test.py")
     (tmp_path / "trial" / "thresholds.txt").write_text("[0.5, 0.25]")
     return tmp_path
+
+
+def test_the_last_epoch_is_the_kept_one_where_it_was_asked_for():
+    log = [{"epoch": 1, "score": 0.9}, {"epoch": 2, "score": 0.1}]
+    stage = records.Stage(Path("a"), {"arguments": {"keep_epoch": "last"}})
+    assert records.Training("a", Path("a"), log).best == 1
+    assert records.Training("a", Path("a"), log, stage).best == 2
+    assert records.Training("a", Path("a"), [], stage).best is None
 
 
 def test_stages_come_in_the_order_in_which_they_build_on_each_other(run):
