@@ -7,13 +7,18 @@ is written to descriptor 3, as a line. The stage is a process of its own, with t
 of this one. Start it with OMP_NUM_THREADS=1: threads that a library starts on being imported do not survive a fork.
 """
 
+import atexit
+import gc
 import importlib
 import os
 import runpy
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
-from typing import BinaryIO
+from contextlib import suppress
+from typing import BinaryIO, NoReturn
 
 
 def words(stream: BinaryIO) -> Iterator[str]:
@@ -26,15 +31,32 @@ def words(stream: BinaryIO) -> Iterator[str]:
         yield os.fsdecode(bytes(word))
 
 
-def run(command: list[str]) -> None:
-    """The command as `python COMMAND...` would run it, in this process."""
+def run(command: list[str]) -> NoReturn:
+    """The command as `python COMMAND...` would run it, in this process, which ends with it: at once, since to take all
+    that was imported apart again would take longer than a small stage."""
     sys.argv = command
     sys.path[0] = os.path.dirname(command[0])
-    runpy.run_path(command[0], run_name="__main__")
+    status: object = 0
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as stop:
+        status = stop.code or 0
+        if not isinstance(status, int):
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # as an interpreter does that ends: other threads first
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def serve(commands: BinaryIO, statuses: BinaryIO) -> None:
-    """Fork for each command until the stream ends. Returns in the children too, when their command has ended."""
+    """Fork for each command until the stream ends."""
     stream = words(commands)
     for count in stream:
         command = [next(stream) for _ in range(int(count))]
@@ -43,7 +65,6 @@ def serve(commands: BinaryIO, statuses: BinaryIO) -> None:
             statuses.close()
             os.dup2(os.open(os.devnull, os.O_RDONLY), commands.fileno())
             run(command)
-            return
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         statuses.write(b"%d\n" % (status if status >= 0 else 128 - status))
 
@@ -53,5 +74,6 @@ if __name__ == "__main__":
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in sys.argv[1:]:
         importlib.import_module(name)
+    gc.freeze()  # what was imported is shared with the children as long as no collection writes to it
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGINT, handler))
     serve(open(0, "rb", buffering=0), open(3, "wb", buffering=0))

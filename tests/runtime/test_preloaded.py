@@ -16,6 +16,10 @@ SCRIPT = """
 import json, os, signal, sys, time
 if sys.argv[1:2] == ["exit"]:
     sys.exit(int(sys.argv[2]))
+if sys.argv[1:2] == ["say"]:
+    sys.exit("what is wrong")
+if sys.argv[1:2] == ["raise"]:
+    raise ValueError("a bug")
 if sys.argv[1:2] == ["die"]:
     os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[1:2] == ["sleep"]:
@@ -65,6 +69,7 @@ def test_a_stage_gets_its_words_as_they_are_and_nothing_of_the_next_command(serv
 def test_statuses_are_those_of_the_stages_and_none_ends_the_others(server):
     process, ask = server
     assert [ask("exit", "2"), ask("die"), ask("exit", "0")] == [2, 128 + signal.SIGKILL, 0]
+    assert [ask("say"), ask("raise"), ask("exit", "130")] == [1, 1, 130]
     process.stdin.close()
     assert process.wait(10) == 0
 
