@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from chexseg.data import image_folder
     from chexseg.runtime import distributed, provenance, shards
-    from chexseg.segmentation.film_stage import PAGE, SHEET, FilmStage, refuse_skipped
+    from chexseg.segmentation.film_stage import SHEET, FilmStage, refuse_skipped
     from chexseg.segmentation.thresholds import read_thresholds
 
     if not args.model_path.is_file():
@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
         thresholds_path,
         overlays=args.overlays,
         dicom_seg=args.dicom_seg,
+        page=args.page,
         batch_size=args.batch_size,
         precision=args.precision,
         num_workers=args.num_workers,
@@ -84,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
     if distributed.is_main():
         if args.overlays and (made or not (args.output_dir / SHEET).is_file()):
             stage.draw_sheet()
-        if args.page and (made or not (args.output_dir / PAGE).is_file()):
+        if args.page and (made or not stage.has_page()):
             stage.write_page()
         refuse_skipped(args.output_dir, len(paths))
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +20,24 @@ from chexseg.phantom.presets import Spec
 from chexseg.segmentation.model import SegmentationSpec, build_model, save_model
 
 SIZE, FILMS, BATCH, MARKED = 320, 32, 8, 3
-SIDES = (64, 128, 256, 390, 512)
+SIDES, LARGE = (64, 128, 256, 390, 512), (2828,)
 FORMATS = ("film.jpg", "film.png", "deep.png", "film.tif")
 
 
-def films(root: Path) -> Path:
-    """Phantoms of several sizes, as JPEG, PNG of 8 and of 16 bits, and TIFF."""
+def films(root: Path, sides: Sequence[int], formats: Sequence[str]) -> Path:
+    """Phantoms whose longer sides are `sides`, as JPEG, PNG of 8 and of 16 bits, and TIFF; large ones with grain."""
     dataset.generate(Spec(4, 0, 0, SIDES[-1], 0, cover=False), root / "data", root / "labels")
+    random = np.random.default_rng(0)
     drawn = sorted((root / "data").rglob("*.jpg"))
     for number in range(FILMS):
-        name, side = FORMATS[number % len(FORMATS)], SIDES[number % len(SIDES)]
+        name, side = formats[number % len(formats)], sides[number % len(sides)]
         path = root / "films" / str(number) / name
         path.parent.mkdir(parents=True)
         image = Image.fromarray(read_image(drawn[number % len(drawn)]))
         image.thumbnail((side, side))
+        if side > SIDES[-1]:
+            pixels = np.asarray(image.resize((side * 58 // 70, side), Image.Resampling.BICUBIC))
+            image = Image.fromarray((pixels + random.normal(0, 2, pixels.shape)).clip(0, 255).astype(np.uint8))
         deep = name.startswith("deep")
         (Image.fromarray(np.asarray(image).astype(np.uint16) * 200) if deep else image).save(path)
     return root / "films"
@@ -59,9 +64,23 @@ def network(path: Path) -> torch.nn.Module:
     "predict_stage",
     "masks, findings, overlays, page of mixed films, per film; reference: reading and a forward pass",
 )
-def stage(device: torch.device) -> Case:
+def small(device: torch.device) -> Case:
+    return stage(device, SIDES, FORMATS)
+
+
+@row("predict_stage_large", "the same of films of 2343 x 2828")
+def large(device: torch.device) -> Case:
+    return stage(device, LARGE, FORMATS)
+
+
+@row("predict_stage_jpeg", "the same of films of 2343 x 2828, JPEG alone, which is read fastest")
+def large_jpeg(device: torch.device) -> Case:
+    return stage(device, LARGE, FORMATS[:1])
+
+
+def stage(device: torch.device, sides: Sequence[int], formats: Sequence[str]) -> Case:
     root = Path(tempfile.mkdtemp(prefix="chexseg_bench_"))
-    paths, model = films(root), network(root / "best_model.pth").to(device)
+    paths, model = films(root, sides, formats), network(root / "best_model.pth").to(device)
     options = f"--model_path {root}/best_model.pth --images {paths} --output_dir {root}/out --device {device}"
     order = sorted(path for path in paths.rglob("*.*"))
 

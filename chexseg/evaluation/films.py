@@ -42,15 +42,27 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A film as it is shown, `jpeg`, and its own `size` (height, width)."""
+
+    jpeg: bytes
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Room:
-    """A set of films and what is shown on them. `read` gives an image's pixels (H, W) uint8; the expert, where there
-    is one, is what the others are scored against."""
+    """A set of films and what is shown on them; the expert, where there is one, is what the others are scored against.
+
+    read   an image's pixels (H, W) uint8
+    ready  its `Picture` where that was made before: the film needs not be read again
+    """
 
     images: Sequence[str]
     tasks: tuple[str, ...]
     sources: Sequence[Source]
     read: Callable[[str], np.ndarray]
     maps: Maps | None = None
+    ready: Callable[[str], Picture | None] = lambda image: None
 
     @property
     def truth(self) -> Mapping[str, Masks] | None:
@@ -87,17 +99,32 @@ def entry(room: Room, image: str) -> dict[str, Any]:
 
 def content(room: Room, image: str, peaks: Mapping[str, float]) -> tuple[dict[str, Any], bytes]:
     """A film's outlines and maps, and its picture as JPEG. `peaks`: the value that each finding's scale ends at."""
-    pixels = room.read(image)
-    if pixels.ndim != 2:
-        raise DataError(f"{image}: expected one grey film, found shape {pixels.shape}")
-    height, width = pixels.shape
-    shape = fit_shape(height, width, min(SIDE, max(height, width)))
-    shown = pixels if shape == pixels.shape else cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA)
-    found: dict[str, Any] = {"size": [int(n) for n in shape], "original": [int(n) for n in pixels.shape]}
+    if (picture := room.ready(image)) is None:
+        pixels = room.read(image)
+        if pixels.ndim != 2:
+            raise DataError(f"{image}: expected one grey film, found shape {pixels.shape}")
+        picture = Picture(jpeg(shown(pixels)), pixels.shape)
+    shape = shown_shape(picture.size)
+    found: dict[str, Any] = {"size": [int(n) for n in shape], "original": [int(n) for n in picture.size]}
     found["outlines"] = [_outlines(source.masks.get(image), room.tasks, shape) for source in room.sources]
     if room.maps is not None and image in room.maps:
         found |= _maps(room.maps, image, room.tasks, peaks)
-    return found, _jpeg(shown)
+    return found, picture.jpeg
+
+
+def shown_shape(size: tuple[int, int]) -> tuple[int, int]:
+    """The shape that a film of `size` (height, width) is shown at."""
+    return fit_shape(*size, min(SIDE, max(size)))
+
+
+def shown(pixels: np.ndarray) -> np.ndarray:
+    """A film (H, W) uint8 at the size that it is shown at, a pixel the mean of those below it. A large one is halved
+    first, which takes a third of the time; a last row or column that has no partner is left out."""
+    shape = shown_shape(pixels.shape)
+    while min(n // 2 - m for n, m in zip(pixels.shape, shape, strict=True)) > 0:
+        height, width = (n // 2 for n in pixels.shape)
+        pixels = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+    return pixels if shape == pixels.shape else cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA)
 
 
 def peaks(room: Room) -> dict[str, float]:
@@ -187,7 +214,8 @@ def _maps(maps: Maps, image: str, tasks: Sequence[str], peaks: Mapping[str, floa
     return {"maps": coded, "map_size": [int(n) for n in size]}
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def jpeg(pixels: np.ndarray) -> bytes:
+    """(h, w) uint8 as JPEG, of the best of `QUALITIES` that keeps it small."""
     for quality in QUALITIES:
         done, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
         if done and len(coded) <= MAX_BYTES:

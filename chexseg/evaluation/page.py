@@ -7,7 +7,7 @@ continues on further pages. What a film's data are is in `films`, what the table
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,16 @@ def write_reading_room(folder: Path, room: Room, *, title: str = "Reading room",
 
 
 def own_films(
-    paths: Mapping[str, Path], masks: Mapping[str, Masks], tasks: Sequence[str], maps: Maps | None = None
+    paths: Mapping[str, Path],
+    masks: Mapping[str, Masks],
+    tasks: Sequence[str],
+    maps: Maps | None = None,
+    ready: Callable[[str], films.Picture | None] = lambda image: None,
 ) -> Room:
-    """The reading room of films that no expert judged: a network's masks alone; `paths` are the films by id."""
+    """The reading room of films that no expert judged: a network's masks alone; `paths` are the films by id, `ready`
+    gives the pictures that there are already."""
     source = Source("network", "Network", films.METHOD, masks)
-    return Room(list(paths), tuple(tasks), [source], lambda image: read_image(paths[image]), maps)
+    return Room(list(paths), tuple(tasks), [source], lambda image: read_image(paths[image]), maps, ready)
 
 
 def _entries(room: Room, page: int | None = None) -> list[Content]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from chexseg.data import image_folder, json_lines
 from chexseg.errors import DataError
-from chexseg.runtime.files import atomic
+from chexseg.runtime.files import atomic, replace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MASKS, FINDINGS, SKIPPED, SHEET = "masks.json", "findings.csv", "skipped.csv", "contact_sheet.png"
-PAGE = "reading_room.html"
+PAGE, PICTURES = "reading_room.html", ".reading_room"  # the page, and the pictures that wait for it
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class FilmStage:
     folder     where everything is written: `masks.json`, `findings.csv`, `skipped.csv`, `overlays/`, `dicom_seg/`
     overlays   write a picture of each film
     dicom_seg  write a DICOM SEG of each film, which refers to the film's file where that is DICOM
+    page       keep a small picture of each film, until `write_page` has used them
     """
 
     paths: Mapping[str, Path]
@@ -45,6 +47,7 @@ class FilmStage:
     thresholds_path: Path
     overlays: bool = True
     dicom_seg: bool = False
+    page: bool = False
     batch_size: int = 8
     precision: str = "auto"
     num_workers: int = 0
@@ -60,6 +63,9 @@ class FilmStage:
     def seg_path(self, image_id: str) -> Path:
         return self.folder / "dicom_seg" / f"{image_folder.file_stem(image_id)}.dcm"
 
+    def picture_path(self, image_id: str) -> Path:
+        return self.folder / PICTURES / f"{image_folder.file_stem(image_id)}.jpg"
+
     def process(self, ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """One record a film, in order: `id`, `masks` and `rows` (see `findings`), or `problem` where its file cannot be
         read. Pictures and DICOM SEG files are written before their record is given."""
@@ -73,7 +79,7 @@ class FilmStage:
         from chexseg.segmentation.model import load_model
         from chexseg.segmentation.thresholds import read_thresholds
 
-        for name, wanted in (("overlays", self.overlays), ("dicom_seg", self.dicom_seg)):
+        for name, wanted in (("overlays", self.overlays), ("dicom_seg", self.dicom_seg), (PICTURES, self.page)):
             if wanted:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         device = distributed.device(self.device)
@@ -83,7 +89,7 @@ class FilmStage:
         batches = prediction.probabilities(
             model.to(device),
             spec,
-            Films(self.paths, ids, spec.image_size, preview=self.overlays),
+            Films(self.paths, ids, spec.image_size, preview=self.overlays, picture=self.page),
             batch_size=self.batch_size,
             device=device,
             precision=self.precision,
@@ -112,6 +118,8 @@ class FilmStage:
             from chexseg.segmentation.films import draw_overlay
 
             draw_overlay(self.overlay_path(image_id), sample["preview"].numpy(), size, planes, spec.tasks, thresholds)
+        if self.page:
+            replace(self.picture_path(image_id), sample["picture"])
         if self.dicom_seg:
             from chexseg.data import dicom_images, dicom_seg
 
@@ -165,16 +173,27 @@ class FilmStage:
         }
         overlays.save(self.folder / SHEET, overlays.contact_sheet(found, tasks, len(masks)))
 
+    def has_page(self) -> bool:
+        """Whether the page was written, and to its end: its pictures are taken away then."""
+        return (self.folder / PAGE).is_file() and not (self.folder / PICTURES).exists()
+
     def write_page(self) -> None:
         """The reading room of the films that were read: one HTML file, or several of a large set."""
         from chexseg.data.mask_files import MaskFile
-        from chexseg.evaluation import page
+        from chexseg.evaluation import films, page
 
         masks = MaskFile(self.output)
         tasks = list(next(iter(masks.values()), {}))
+
+        def ready(image_id: str) -> films.Picture | None:
+            path = self.picture_path(image_id)
+            height, width = next(iter(masks[image_id].values()))["size"]
+            return films.Picture(path.read_bytes(), (height, width)) if path.is_file() else None
+
         if len(masks):
-            room = page.own_films({name: self.paths[name] for name in masks}, masks, tasks)
+            room = page.own_films({name: self.paths[name] for name in masks}, masks, tasks, ready=ready)
             page.write_reading_room(self.folder, room, name=PAGE)
+        shutil.rmtree(self.folder / PICTURES, ignore_errors=True)
 
 
 @contextmanager

@@ -11,17 +11,23 @@ import torch
 from chexseg.data.images import fit_shape, fit_square, read_film
 from chexseg.errors import DataError
 from chexseg.evaluation import overlays
+from chexseg.evaluation.films import jpeg, shown
 from chexseg.segmentation.prediction import Originals
 from chexseg.training.draws import Draw
 
 
 class Films(Originals):
-    """`Originals` with `spacing` (2,) in millimetres (0: unknown), `spacing_at`, `problem` ("": none), and, with
-    `preview`, the film at the size of an overlay, padded to a square."""
+    """`Originals` with `spacing` (2,) in millimetres (0: unknown), `spacing_at` and `problem` ("": none).
 
-    def __init__(self, paths: Mapping[str, Path], ids: Sequence[str], image_size: int, *, preview: bool):
+    With `preview`, the film at the size of an overlay, padded to a square; with `picture`, as the reading room shows
+    it, as JPEG. A film is read once for all of them.
+    """
+
+    def __init__(
+        self, paths: Mapping[str, Path], ids: Sequence[str], image_size: int, *, preview: bool, picture: bool = False
+    ):
         super().__init__(paths, ids, image_size)
-        self.preview = preview
+        self.preview, self.picture = preview, picture
         self._last: tuple[int, dict[str, Any]] | None = None
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
@@ -44,14 +50,18 @@ class Films(Originals):
             "problem": problem,
             "id": image_id,
         }
-        if self.preview:
-            sample["preview"] = torch.from_numpy(_preview(pixels))
+        if self.preview or self.picture:
+            small = shown(pixels)
+            if self.preview:
+                sample["preview"] = torch.from_numpy(_preview(small, pixels.shape))
+            if self.picture:
+                sample["picture"] = jpeg(small)
         return sample
 
 
-def _preview(pixels: np.ndarray) -> np.ndarray:
-    """A film at the size of an overlay, padded to a square. For the eye: a quarter of the time of `fit_square`."""
-    shape = fit_shape(pixels.shape[0], pixels.shape[1], overlays.SIDE)
+def _preview(pixels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A film of `size`, or a smaller copy of it, at the size of an overlay, padded to a square. For the eye alone."""
+    shape = fit_shape(size[0], size[1], overlays.SIDE)
     square = np.zeros((overlays.SIDE, overlays.SIDE), np.uint8)
     square[: shape[0], : shape[1]] = cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA)
     return square

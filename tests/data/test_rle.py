@@ -44,6 +44,14 @@ def test_encode_and_decode_are_pycocotools(stack):
     np.testing.assert_array_equal(rle.decode(rles), stack)
 
 
+@given(mask_stacks(max_masks=1), st.tuples(*[st.integers(0, 3)] * 4))
+def test_a_box_is_encoded_as_the_mask_around_it(stack, margins):
+    (box,), (above, below, left, right) = stack, margins
+    whole = np.pad(box, ((above, below), (left, right)))
+    found = rle.encode_box(box.T.astype(np.uint8), above, left, whole.shape)
+    assert found == rle.encode(whole[None])[0]
+
+
 @pytest.mark.parametrize("value", [0, 1])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (320, 319)])
 def test_empty_and_full_masks(shape, value):

@@ -43,6 +43,25 @@ def test_original_masks_equal_torchs_interpolation():
         assert np.array_equal(mask[clear], (plane > threshold)[clear])
 
 
+@pytest.mark.parametrize("size", [(75, 101), (101, 75), (16, 12), (9, 31), (1, 40), (320, 317)])
+def test_original_masks_equal_those_of_whole_films(size):
+    """Only the part of a film that can be above the threshold is looked at; blobs lie at edges, in corners, all over."""
+    rng = np.random.default_rng(sum(size))
+    height, width = fit_shape(*size, 32)
+    for _ in range(40):
+        planes = np.zeros((3, 32, 32), np.float32)
+        for plane in planes:
+            y, x = rng.integers(0, 32, 2)
+            plane[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = rng.random()
+            plane += rng.random((32, 32), np.float32) * rng.choice([0, 0.1, 0.6])
+        thresholds = rng.choice([0.05, 0.3, 0.6], 3)
+        naive = [
+            cv2.resize(plane[:height, :width], size[::-1], interpolation=cv2.INTER_LINEAR) > threshold
+            for plane, threshold in zip(planes, thresholds, strict=True)
+        ]
+        assert original_masks(planes, size, thresholds) == rle.encode(np.stack(naive))
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
 def test_predictions_do_not_depend_on_how_images_are_divided(folder, batch_size):
     found = {p.parent.parent.name: p for p in sorted((folder / "CheXpert").rglob("*.png"))}
