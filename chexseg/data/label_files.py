@@ -5,7 +5,7 @@ What a file is shows in its columns, not in its name (`LAYOUTS`); what other dat
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +104,39 @@ def _vindr(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
     return _presence(named.reset_index(drop=True), path).assign(Path=named.index)
 
 
+def _vindr_readers(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
+    """VinDr-CXR's image_labels_{train,test}.csv: a row for each image and reader (of the test set one, their consensus),
+    a column a finding, 1 or 0. What more than half of an image's readers say holds; half of them: uncertain."""
+    known = [name for name in frame if name.strip().lower() in FINDINGS]
+    strange = [name for name in frame if name not in known and name.lower() not in ("image_id", "rad_id")]
+    _left_out(path, strange)
+    said = {name: _votes(frame[name], path) for name in known}
+    sources: dict[str, list[str]] = {}
+    for name in known:
+        for column in FINDINGS[name.strip().lower()]:
+            sources.setdefault(column, []).append(name)
+    # A reader who names one finding of several that mean a column names the column.
+    columns = {column: np.fmax.reduce([said[name] for name in names]) for column, names in sources.items()}
+    share = pd.DataFrame(columns).groupby(frame["image_id"].to_numpy(), sort=False).mean()  # of those who say something
+    table = share.where(share.isna(), np.sign(share - 0.5)).replace({-1.0: 0.0, 0.0: -1.0})
+    return table.reset_index(drop=True).assign(Path=table.index)
+
+
+def _votes(column: pd.Series, path: Path) -> np.ndarray:
+    """1, 0 or NaN of each row; DataError for anything else."""
+    values = csv_tables.numbers(column)
+    wrong = column.notna() & ~values.isin((0, 1))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(f"{path}: line {row + 2}, {column.name!r}: {column.iloc[row]!r} is not 1, 0 or empty")
+    return values.to_numpy(np.float64)
+
+
+def _left_out(path: Path, strange: Sequence[str]) -> None:
+    if strange:
+        log.warning("%s: findings that no column of CheXpert stands for are left out: %s", path, ", ".join(strange))
+
+
 def _mimic(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
     """mimic-cxr-2.0.0-chexpert.csv, a row a study, with the images of the metadata file beside it, and, where one set
     is wanted, those that the split file beside it gives to the set."""
@@ -145,9 +178,7 @@ def _presence(named: pd.Series, path: Path) -> pd.DataFrame:
     """A column for each finding that occurs in lists of names: 1 where a list has it, else 0. A finding that nobody in
     the file has gets no column: the readers may not have looked for it."""
     named = named.map(lambda names: [str(name).strip().lower() for name in names if str(name).strip()])
-    strange = sorted({name for names in named for name in names} - set(FINDINGS))
-    if strange:
-        log.warning("%s: findings that no column of CheXpert stands for are left out: %s", path, ", ".join(strange))
+    _left_out(path, sorted({name for names in named for name in names} - set(FINDINGS)))
     present = [{column for name in names for column in FINDINGS.get(name, ())} for names in named]
     columns = sorted(set().union(*present)) if present else []
     return pd.DataFrame({column: [float(column in has) for has in present] for column in columns}, index=named.index)
@@ -164,6 +195,7 @@ LAYOUTS = (
     Layout("CheXpert, or any file with paths", ("Path",), _chexpert),
     Layout("NIH ChestX-ray14", ("Image Index", "Finding Labels"), _nih),
     Layout("VinDr-CXR", ("image_id", "class_name"), _vindr),
+    Layout("VinDr-CXR, a row a reader", ("image_id", "No finding"), _vindr_readers),
     Layout("MIMIC-CXR-JPG", ("subject_id", "study_id"), _mimic),
     Layout("a list of whose images are whose", ("image_id", "patient_id"), _patients),
     Layout("CodaLab", ("Study",), _codalab),

@@ -163,6 +163,24 @@ def vindr(folder: Path) -> Laid:
     return Laid(csv, csv, truth)
 
 
+def vindr_readers(folder: Path) -> Laid:
+    """PhysioNet's image_labels_train.csv: three readers an image, two of whom agree here; of the test set one row each,
+    and a column of another name."""
+    findings = ["Edema", "Nodule/Mass", "Lung tumor", "Lung Opacity", "Rib fracture", "Other diseases", "No finding"]
+    rows, test, truth = [], [], {}
+    for number in range(COUNT):
+        name, odd = f"{number:032x}", number % 2
+        draw(folder / "train" / f"{name}.dicom")
+        rows += [[name, "R8", odd, odd, 0, 0, 1, 0, 1 - odd], [name, "R9", odd, 0, odd, 0, 0, 0, 1 - odd]]
+        rows += [[name, "R10", 0, 0, 0, 1, 0, 1, 0]]
+        test.append([name, odd, 0, 0, 0, 0, 0, 1 - odd])
+        truth[name] = {"Edema": odd, "Lung Lesion": odd, "No Finding": 1 - odd, "Fracture": 0.0, "Pneumonia": -2.0}
+        truth[name]["Airspace Opacity"] = odd  # two readers' oedema and the third's opacity; of even images only his
+    csv = table(folder / "annotations" / "image_labels_train.csv", ["image_id", "rad_id", *findings], rows)
+    findings[5] = "Other disease"
+    return Laid(csv, table(csv.with_name("image_labels_test.csv"), ["image_id", *findings], test), truth)
+
+
 def custom(folder: Path) -> Laid:
     """One's own: any paths, two of the fourteen columns, a column of patients."""
     rows, truth, patients = [], {}, {}
@@ -180,5 +198,5 @@ def custom(folder: Path) -> Laid:
 
 LAYOUTS: dict[str, Callable[[Path], Laid]] = {
     make.__name__: make
-    for make in (chexpert, chexpert_small, chexlocalize, codalab, uncertainty_zeros, nih, mimic, vindr, custom)
+    for make in (chexpert, chexpert_small, chexlocalize, codalab, uncertainty_zeros, nih, mimic, vindr, vindr_readers, custom)
 }

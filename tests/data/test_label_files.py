@@ -56,6 +56,18 @@ def test_strange_findings_are_named_and_left_out(tmp_path, caplog):
     assert "left out: gout" in caplog.text and "Path" in frame
 
 
+def test_readers_who_do_not_agree(tmp_path):
+    """Most of those who said something; half of them: uncertain; nobody: not mentioned."""
+    rows = [["a", 1, 1, ""], ["a", 2, 0, ""], ["b", 1, 1, 0], ["b", 2, 1, ""], ["b", 3, "", 1], ["b", 4, 0, 0]]
+    csv = table(tmp_path / "a.csv", ["image_id", "rad_ID", "Edema", "No finding"], rows)
+    frame = chexpert.read_labels(csv, ("Edema", "No Finding"), {})
+    assert frame["Edema"].tolist() == [-1, 1]
+    np.testing.assert_array_equal(frame["No Finding"], [np.nan, 0])
+    table(csv, ["image_id", "rad_ID", "Edema", "No finding"], [["a", 1, 2, 0]])
+    with pytest.raises(DataError, match="line 2, 'Edema': .*2.* is not 1, 0 or empty"):
+        chexpert.read_labels(csv, ("Edema",), {})
+
+
 def test_every_name_in_the_table_means_columns_of_chexpert():
     columns = {constants.ALIASES.get(name, name) for names in label_files.FINDINGS.values() for name in names}
     assert columns <= set(constants.OBSERVATIONS)
