@@ -8,11 +8,14 @@ cxr_cams (N, 10, h, w) float32, cxr_base_names (N,).
 """
 
 import argparse
+import logging
 from functools import partial
 from pathlib import Path
 
 import constants
 from chexseg.runtime import cli
+
+log = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,6 +39,8 @@ def main(args: argparse.Namespace) -> None:
     ids, maps = read_listing(listing), open_maps(run)
     maps.task_rows(tasks)  # an unknown task is an error now, not in the middle of the work
     maker = TrainSetMaker(maps, tasks, constants.data_dir(), args.image_size, listing)
+    if lacking := int((~maps.known(ids, tasks)).any(1).sum()):
+        log.warning("%s: %d images lack the map of a task: zero there, which gives an empty mask", maps.path, lacking)
     record = provenance.describe(vars(args), [listing], code=__file__)
     record["inputs"]["maps"] = maps.fingerprint()
     shards.build(

@@ -24,7 +24,7 @@ class MapCounter:
     """image id -> (T, 2, 1 + K) pixel counts of its maps, stretched to 0..1 as in CheXlocalize, against its masks.
 
     Maps and masks are compared at the size of the network's input, to which either is resized: the choice is the same
-    as at the original size, in a fiftieth of the time. NaN for a task that `truth` does not know of the image. An
+    as at the original size, in a fiftieth of the time. NaN for a task that `truth` does not know of the image, or that it has no map of. An
     image that `truth` lacks shows no finding.
     """
 
@@ -36,7 +36,8 @@ class MapCounter:
         size = self.maps.network_size
         counts = np.full((len(self.tasks), 2, len(tuning.THRESHOLDS) + 1), np.nan)
         experts = self.truth[image_id] if image_id in self.truth else None
-        known = [row for row, task in enumerate(self.tasks) if experts is None or task in experts]
+        there = self.maps.known([image_id], self.tasks)[0]
+        known = [row for row, task in enumerate(self.tasks) if there[row] and (experts is None or task in experts)]
         if not known:
             return counts
         tasks = [self.tasks[row] for row in known]
@@ -61,7 +62,7 @@ def chexlocalize_thresholds(
     for each, image in zip(scores, images, strict=True):
         entry, saliency = truth[image], maps[image]
         for column, task in enumerate(tasks):
-            if task not in entry or not rle.area([entry[task]])[0]:
+            if task not in entry or not rle.area([entry[task]])[0] or not maps.known([image], [task]).all():
                 continue
             small = upsample(saliency["maps"][maps.task_rows([task])], maps.input_size(saliency))
             values = stretched(upsample(small, saliency["size"]))[0]

@@ -58,6 +58,10 @@ class SaliencyMaps(ABC):
         """(N, T) float32 of the given images."""
         return np.stack([self[image_id]["probabilities"] for image_id in ids])
 
+    def known(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+        """(N, T) bool: which of `tasks` the images have a map of. What they lack is unknown: its map reads as zero."""
+        return np.ones((len(ids), len(tasks)), bool)
+
     @cached_property
     def rows(self) -> dict[str, int]:
         """Each image's place in `ids`."""

@@ -19,7 +19,8 @@ MAX_UPSAMPLED = 1 << 24  # pixels upsampled at once: 64 MB of float32
 
 @dataclass(frozen=True)
 class MaskMaker:
-    """image id -> (image id, {task: run-length mask}), in this process or another.
+    """image id -> (image id, {task: run-length mask}), in this process or another. A task that the image has no map of
+    is left out: unknown, not absent.
 
     original_size  masks of the original image's size instead of the network's input
     thresholds, cutoffs, smoothing  see `threshold_maps`; of the first two one per task, NaN = none
@@ -45,7 +46,9 @@ class MaskMaker:
             cutoffs=self.cutoffs,
             smoothing=self.smoothing,
         )
-        return image_id, dict(zip(self.tasks, rle.encode(stack), strict=True))
+        known = self.maps.known([image_id], self.tasks)[0]
+        coded = zip(self.tasks, rle.encode(stack), known, strict=True)
+        return image_id, {task: mask for task, mask, there in coded if there}
 
     def process(self, ids: Sequence[str], *, num_workers: int = 0) -> Iterator[tuple[str, dict]]:
         """The masks of many images, in order, made by `num_workers` processes."""

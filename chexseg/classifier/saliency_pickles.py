@@ -32,8 +32,8 @@ OBSERVATIONS = (
 
 
 class PickledMaps(SaliencyMaps):
-    """A folder of pickles, and of folders of them. A task that an image has no pickle of has an all-zero map and
-    probability 0."""
+    """A folder of pickles, and of folders of them. A task that an image has no pickle of is unknown (`known`): it has an
+    all-zero map and probability 0."""
 
     def __init__(self, path: Path, *, folder: Path | None = None):
         self.path, self.folder = Path(path), folder or Path(path)
@@ -56,6 +56,11 @@ class PickledMaps(SaliencyMaps):
         """The map's own, which may differ from image to image."""
         height, width = saliency["maps"].shape[1:]
         return height, width
+
+    def known(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
+        """By the names of the files."""
+        there = [[task in self._pickles.get(image_id, ()) for task in tasks] for image_id in ids]
+        return np.array(there, bool).reshape(len(ids), len(tasks))
 
     def _files(self) -> list[Path]:
         return sorted(self.path.rglob("*_map.pkl"))

@@ -64,6 +64,8 @@ def map_hits(truth: Masks, maps: Maps, tasks: Sequence[str]) -> pd.DataFrame:
     found = np.full((len(images), len(tasks)), np.nan)
     for line, image in zip(found, images, strict=True):
         for column, coded in _positive(truth[image], tasks) if image in maps else ():
+            if not maps.known([image], [tasks[column]]).all():
+                continue
             saliency = maps[image]
             if list(saliency["size"]) != list(coded["size"]):
                 raise DataError(f"{image}: map of a film of {saliency['size']}, mask of one of {coded['size']}")

@@ -13,7 +13,7 @@ from chexseg.errors import DataError
 class Maps(Protocol):
     """Saliency maps by image id, as `chexseg.classifier.saliency_store` opens them: `maps[image_id]["maps"]` is
     (T, h, w), a row for each of `tasks`; `network_size` is what the classifier saw (`input_size`: of one image, should
-    it differ), and maps are upsampled to it first.
+    it differ), and maps are upsampled to it first. `known` says of which tasks an image has a map.
     """
 
     @property
@@ -23,6 +23,8 @@ class Maps(Protocol):
     def network_size(self) -> tuple[int, int]: ...
 
     def input_size(self, saliency: Any, /) -> tuple[int, int]: ...
+
+    def known(self, ids: Sequence[str], tasks: Sequence[str], /) -> np.ndarray: ...
 
     def __contains__(self, image_id: str, /) -> bool: ...
 
@@ -88,7 +90,7 @@ def hit(coded: Mapping, saliency: np.ndarray) -> bool:
 def hits(maps: Maps, truth: Mapping[str, Mapping], tasks: Sequence[str], images: Sequence[str]) -> np.ndarray:
     """(images, tasks): 1 where the peak lies in the mask, 0 where not, NaN without ground truth or map.
 
-    The peak is that of the map upsampled to the classifier's input and from there to the original, as in CheXlocalize.
+    The peak is that of the map upsampled to the classifier's input, the image's own, and from there to the original, as in CheXlocalize.
     """
     found = np.full((len(images), len(tasks)), np.nan)
     rows = rows_of(maps, tasks)
@@ -96,8 +98,10 @@ def hits(maps: Maps, truth: Mapping[str, Mapping], tasks: Sequence[str], images:
         if image not in maps:
             continue
         entry = truth[image]
-        columns = [c for c, task in enumerate(tasks) if task in entry and rle.area([entry[task]])[0]]
+        known = maps.known([image], tasks)[0]
+        columns = [c for c, task in enumerate(tasks) if known[c] and task in entry and rle.area([entry[task]])[0]]
         if columns:
-            saliency = upsample(maps[image]["maps"][[rows[c] for c in columns]], maps.network_size)
-            line[columns] = [hit(entry[tasks[c]], each) for c, each in zip(columns, saliency, strict=True)]
+            found_maps = maps[image]
+            large = upsample(found_maps["maps"][[rows[c] for c in columns]], maps.input_size(found_maps))
+            line[columns] = [hit(entry[tasks[c]], each) for c, each in zip(columns, large, strict=True)]
     return found

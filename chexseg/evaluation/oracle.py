@@ -43,7 +43,8 @@ def ious(maps: Maps, truth: Mapping[str, Mapping], tasks: Sequence[str], images:
         if image not in maps:
             continue
         entry = truth[image]
-        columns = positive_tasks(entry, tasks)
+        known = maps.known([image], tasks)[0]
+        columns = [column for column in positive_tasks(entry, tasks) if known[column]]
         if columns:
             saliency = upsample(maps[image]["maps"][[rows[c] for c in columns]], (SIDE, SIDE))
             line[columns] = tallies([stretched(each) for each in saliency], [entry[tasks[c]] for c in columns])

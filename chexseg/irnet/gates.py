@@ -99,7 +99,8 @@ class ProbabilityGate(Gate):
 
     def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
         likely = self.maps.probabilities(ids)[:, self.maps.task_rows(tasks)] >= self.least
-        return np.where(likely, PRESENT, ABSENT).astype(np.int8)
+        known = self.maps.known(ids, tasks)
+        return np.where(known, np.where(likely, PRESENT, ABSENT), UNKNOWN).astype(np.int8)
 
 
 def choose_gate(

@@ -116,6 +116,7 @@ def test_pickles_of_an_image_may_differ_in_size_and_lack_a_task(tmp_path):
     assert maps.tasks == ("Pleural Effusion", "Edema")
     assert not maps[IDS[0]]["maps"][1].any() and maps[IDS[0]]["probabilities"][1] == 0
     assert maps[IDS[1]]["maps"].shape == (2, 6, 8)
+    assert maps.known(IDS[:2], ("Edema", "Pleural Effusion")).tolist() == [[False, True], [True, True]]
     first = maps.fingerprint()
     path.touch()
     assert maps.fingerprint() != first

@@ -12,7 +12,13 @@ from chexseg.evaluation.hits import hit, hits, peak
 class Maps(dict):
     """Saliency maps in memory."""
 
-    tasks, network_size = ("a", "b"), (8, 8)
+    tasks, network_size, lacking = ("a", "b"), (8, 8), ()
+
+    def known(self, ids, tasks):
+        return np.array([[(image, task) not in self.lacking for task in tasks] for image in ids])
+
+    def input_size(self, saliency):
+        return saliency.get("input", self.network_size)
 
 
 def test_hit_by_hand():
@@ -65,5 +71,25 @@ def test_hits_of_images_and_tasks():
     maps[0, :, 0] = maps[1, :, 1] = 1  # a peaks on the left, b on the right
     found = hits(Maps(x={"maps": maps}, y={"maps": maps}), truth, ["b", "a"], ["x", "y", "z"])
     np.testing.assert_array_equal(found, [[0, 1], [np.nan] * 2, [np.nan] * 2])
+    without = Maps(x={"maps": maps})
+    without.lacking = [("x", "b")]  # its map reads as zero, which is no miss
+    np.testing.assert_array_equal(hits(without, truth, ["b", "a"], ["x"]), [[np.nan, 1]])
     with pytest.raises(DataError, match="no saliency maps of 'c'"):
         hits(Maps(), truth, ["c"], ["x"])
+
+
+def test_each_map_is_brought_to_its_own_images_input_first():
+    """A map of a tall film and one of a wide film: stretched to the other's input size, its peak lies elsewhere."""
+    rng, sizes = np.random.default_rng(0), {"tall": (64, 16), "wide": (16, 64)}
+    for _ in range(20):
+        saliency = {
+            name: {"maps": rng.random((2, *shape), np.float32), "input": shape, "size": (2 * shape[0], 2 * shape[1])}
+            for name, shape in sizes.items()
+        }
+        maps, truth, expected = Maps(saliency), {}, []
+        for name, one in saliency.items():
+            masks = (rng.random((2, *one["size"])) < 0.5).astype(np.uint8)
+            truth[name] = dict(zip("ab", rle.encode(masks), strict=True))
+            large = upsample(one["maps"], one["size"])
+            expected.append([mask.flat[each.argmax()] for mask, each in zip(masks, large, strict=True)])
+        np.testing.assert_array_equal(hits(maps, truth, ["a", "b"], list(sizes)), expected)

@@ -27,6 +27,11 @@ def test_probabilities_come_from_the_store_at_once_or_from_pickles(six_films, tm
         saliency_pickles.write_pickles(tmp_path / "cams", name, constants.OBSERVATIONS, stored[name], image, None)
     found, files = probable(tmp_path, ids)
     assert np.array_equal(found, expected) and files == []
+    (tmp_path / "cams" / f"{ids[1]}_{TASKS[0]}_map.pkl").unlink()
+    decided = ProbabilityGate(saliency_store.open_maps(tmp_path), 0.6).decide(ids, TASKS)
+    expected_then = np.where(expected, PRESENT, ABSENT)
+    expected_then[1, 0] = UNKNOWN
+    assert np.array_equal(decided, expected_then)
     monkeypatch.setattr(saliency_maps.SaliencyMaps, "__getitem__", None)  # image by image
     found, files = probable(folder, ids)
     assert np.array_equal(found, expected) and files == [folder / saliency_store.STORE]

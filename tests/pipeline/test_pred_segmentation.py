@@ -116,6 +116,23 @@ def test_pickles_give_the_masks_of_the_store(run_folder, tmp_path):
     assert made[1].stat().st_mtime_ns != before
 
 
+def test_a_task_without_a_pickle_is_unknown_not_absent(run_folder, tmp_path):
+    store, folder = saliency_store.open_maps(run_folder), tmp_path / "pickles"
+    folder.mkdir()
+    first, second, *_ = store
+    for image in (first, second):
+        saliency_pickles.write_pickles(folder, image, TASKS, store[image], np.zeros((16, 16), np.uint8), None)
+    for task in TASKS:
+        if task != "Airspace Opacity":
+            (folder / f"{first}_{task}_map.pkl").unlink()
+    for phase, tasks in (("test", {"Airspace Opacity"}), ("train", set())):
+        wanted = ("Airspace Opacity", "Edema") if phase == "test" else ("Edema",)
+        run("localization_eval/pred_segmentation.py", "--phase", phase, "--map_dir", folder, "--tasks", *wanted)
+        masks = MaskFile(folder / "seg_labels_encoded.json")
+        assert list(masks) == sorted((first, second)) and set(masks[first]) == tasks
+        assert set(masks[second]) == set(wanted)
+
+
 def test_pred_segmentation_names_what_is_missing(run_folder, tmp_path):
     with pytest.raises(DataError, match="no maps of 'Pneumonia'"):
         run("localization_eval/pred_segmentation.py", "--map_dir", run_folder, "--tasks", "Pneumonia")
