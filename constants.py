@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from chexseg.errors import DataError
+from chexseg.errors import MissingError
 
 # The classifier's outputs, in the order of CheXpert's published models.
 OBSERVATIONS = (
@@ -73,9 +73,7 @@ def _folder(variable: str, *, create: bool = False, create_named: bool = False) 
         if create_named:
             folder.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
-            raise DataError(
-                f"{variable}={value}: no such folder; create it or point the variable elsewhere (doctor.py shows all)"
-            )
+            raise MissingError(f"{variable}={value}: no such folder; create it or point the variable elsewhere")
         return folder.resolve()
     folder = _DEFAULTS[variable]
     if variable not in _announced and os.environ.get("RANK", "0") == "0":
@@ -112,7 +110,7 @@ def run_dir() -> Path:
         return default
     runs = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(runs) > 1:
-        raise DataError(f"{default}: no such run; name one of {', '.join(path.name for path in runs)} in {folder}")
+        raise MissingError(f"{default}: no such run; name one of {', '.join(path.name for path in runs)} in {folder}")
     if runs and str(runs[0]) not in _announced and os.environ.get("RANK", "0") == "0":
         _announced.add(str(runs[0]))
         print(f"no run folder named: using {runs[0]}", file=sys.stderr)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import constants
 from chexseg.data import leak_guard
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import MissingError, UsageError
 from chexseg.evaluation import report
 from chexseg.evaluation.methods import HUMAN, file_or_named, named_file
 from chexseg.runtime import cli, provenance
@@ -64,7 +64,7 @@ def method_paths(methods: list[tuple[str, Path]], human: Path | None) -> dict[st
         raise UsageError("give at least one --method NAME=FILE, or --human FILE")
     for path in paths.values():
         if not path.is_file():
-            raise DataError(f"{path}: no such masks file")
+            raise MissingError(f"{path}: no such masks file")
     return paths
 
 

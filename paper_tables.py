@@ -14,7 +14,7 @@ from pathlib import Path
 
 import constants
 from chexseg.data import leak_guard
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import DataError, MissingError, UsageError
 from chexseg.evaluation import report, timings
 from chexseg.runtime import cli
 from chexseg.runtime.progress import duration
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
 
     pseudo = args.map_dir / "pseudo_seg_labels_encoded_irnet.json"
     if not pseudo.is_file():
-        raise DataError(f"{pseudo}: no such pseudo masks; run bash reproduce.sh, then its tables")
+        raise MissingError(f"{pseudo}: no such pseudo masks; run bash reproduce.sh, then its tables")
     gt = constants.gt_dir()
     places = {"ckpt": args.ckpt_path, "run": args.map_dir, "trials": args.trials, "imagenet": args.encoder_weights}
     places |= {"experts": gt / f"valid_encoded_{args.expert}.json", "rest": gt / "valid_encoded_rest.json"}

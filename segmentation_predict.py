@@ -23,7 +23,7 @@ Killed and run again, it goes on where it was.
 import argparse
 from pathlib import Path
 
-from chexseg.errors import DataError
+from chexseg.errors import MissingError
 from chexseg.runtime import cli
 from chexseg.training.options import PRECISIONS
 
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.segmentation.thresholds import read_thresholds
 
     if not args.model_path.is_file():
-        raise DataError(f"{args.model_path}: no such network; train one with segmentation_train.py")
+        raise MissingError(f"{args.model_path}: no such network; train one with segmentation_train.py")
     thresholds_path = args.thresholds_path or args.model_path.parent / "thresholds.txt"
     read_thresholds(thresholds_path)  # what is wrong with them is said before the work begins
     paths = image_folder.find(args.images, without=args.output_dir)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import constants
 from chexseg.data import leak_guard
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import MissingError, UsageError
 from chexseg.runtime import cli, distributed, provenance
 from chexseg.training.options import PRECISIONS
 
@@ -106,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
     gate = choose_gate(args.gate_predictions, args.gate_cutoffs)
     for path in args.model_path:
         if not path.is_file():
-            raise DataError(f"{path}: no such network; train one with segmentation_train.py")
+            raise MissingError(f"{path}: no such network; train one with segmentation_train.py")
     truth = MaskFile(args.test_masks_path or constants.gt_dir() / "test_encoded.json", constants.ALIASES)
     films = read_list(args.all_images, constants.ALIASES) if args.all_images else None
     paths = {

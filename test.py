@@ -20,7 +20,7 @@ from chexseg.classifier import ensemble
 from chexseg.classifier.choices import CAM_METHODS, OUTPUT_STRIDES
 from chexseg.data.normalisation import NORMALISATION
 from chexseg.data.views import VIEWS
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import MissingError, UsageError
 from chexseg.runtime import cli
 
 
@@ -80,7 +80,7 @@ def what_to_run(ckpt_path: Path | None, config_path: Path | None) -> "tuple[Path
         members = ensemble.read_config(config_path, constants.OBSERVATIONS, constants.ALIASES)
         return members, ensemble.FOLDER, [config_path, *ensemble.files(members)]
     if ckpt_path is None or not ckpt_path.is_file():
-        raise DataError(f"{ckpt_path}: no such checkpoint; train one with train.py")
+        raise MissingError(f"{ckpt_path}: no such checkpoint; train one with train.py")
     checkpoint = Path(os.path.abspath(ckpt_path))  # a link keeps its name
     return checkpoint, f"{checkpoint.parent.name}_{checkpoint.name}", [ckpt_path]
 

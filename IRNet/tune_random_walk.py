@@ -17,7 +17,7 @@ from pathlib import Path
 
 import constants
 from chexseg.data import leak_guard
-from chexseg.errors import DataError
+from chexseg.errors import MissingError
 from chexseg.irnet import options
 from chexseg.runtime import cli, distributed, provenance, shards
 from chexseg.training.options import PRECISIONS
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
     films = OtherFilms(run, constants.LOCALIZATION_TASKS, constants.data_dir(), args.image_size)
     rows = [row for row, image_id in enumerate(films.ids) if image_id in truth]
     if not rows:
-        raise DataError(f"{truth.path}: {run} has maps of none of its images; run test.py on the experts' set")
+        raise MissingError(f"{truth.path}: {run} has maps of none of its images; run test.py on the experts' set")
     weights = options.boundary_network(args.irn_best_model_name, constants.irnet_dir())
     labels = args.csv_path or (chexpert.split_csv(constants.data_dir(), "valid") if args.gate == "labels" else None)
     gate = gates.choose_gate(

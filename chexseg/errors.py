@@ -17,5 +17,10 @@ class DataError(ValueError):
         return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
+class MissingError(DataError):
+    """Something is not where a stage looks for it: a variable's folder, a file, a column, a run, an image, its labels,
+    masks or maps. `cli.run` adds that doctor.py looks at all of these."""
+
+
 class UsageError(ValueError):
     """Options that are wrong together. Exit status 2, like argparse's own."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import constants
 from chexseg.data import leak_guard
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import DataError, MissingError, UsageError
 from chexseg.runtime import cli, provenance
 from chexseg.runtime.files import atomic
 
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
         raise DataError(f"{args.pred_path}: none of its images is in {gt_path}; were they made from the same set?")
     maps = open_maps(args.map_dir) if args.map_dir else None
     if maps is not None and not any(image in maps for image in truth if image in predictions):
-        raise DataError(f"{maps.path}: no saliency map of any image of {gt_path}; run test.py on that set")
+        raise MissingError(f"{maps.path}: no saliency map of any image of {gt_path}; run test.py on that set")
     patients = {patient_of(image) for image in predictions if image in truth or image in (films or ())}
     leaks = leak_guard.check([args.pred_path, maps.path if maps else None], patients, allow=args.allow_leak)
     found = scoring.evaluate(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import constants
 from chexseg.data import leak_guard
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import MissingError, UsageError
 from chexseg.runtime import cli, provenance, shards
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
     images = [image for image in truth if image in there]
     images += [image for image in listed if image in there and image not in truth]
     if not images:
-        raise DataError(f"{truth.path}: {there.path} has none of its images; run test.py on the experts' set")
+        raise MissingError(f"{truth.path}: {there.path} has none of its images; run test.py on the experts' set")
     for path in outputs:
         leak_guard.record(path, {"thresholds" if path == outputs[-1] and maps else "cut-offs": map(patient_of, images)})
     if maps and args.save_dir:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import DataError, MissingError, UsageError
 from chexseg.runtime import plain_json
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _checkpoint(path: Path, task: str, entry: object) -> Path:
         raise DataError(f"{path}: {task}: {str(entry)[:60]!r} has no 'ckpt_path'")
     found = next((place for place in (Path(named), path.parent / named) if place.is_file()), None)
     if found is None:
-        raise DataError(f"{path}: {task}: {named}: no such checkpoint")
+        raise MissingError(f"{path}: {task}: {named}: no such checkpoint")
     return found
 
 

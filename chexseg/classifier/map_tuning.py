@@ -24,8 +24,8 @@ class MapCounter:
     """image id -> (T, 2, 1 + K) pixel counts of its maps, stretched to 0..1 as in CheXlocalize, against its masks.
 
     Maps and masks are compared at the size of the network's input, to which either is resized: the choice is the same
-    as at the original size, in a fiftieth of the time. NaN for a task that `truth` does not know of the image, or that it has no map of. An
-    image that `truth` lacks shows no finding.
+    as at the original size, in a fiftieth of the time. NaN for a task that `truth` does not know of the image, or that
+    it has no map of. An image that `truth` lacks shows no finding.
     """
 
     maps: SaliencyMaps

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from chexseg.classifier.pickle_scan import MAX_DEPTH, Budget, Rehearsal, named, names_in
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 
 def load_pickle(path: Path) -> Any:
     """A plain pickle of tensors, arrays, numbers, texts, lists and dicts. DataError for anything else in it."""
     if not Path(path).is_file():
-        raise DataError(f"{path}: no such file")
+        raise MissingError(f"{path}: no such file")
     with named(path, "a pickle"):
         data = Path(path).read_bytes()
         names_in(io.BytesIO(data), len(data))

@@ -16,7 +16,7 @@ import torch
 
 from chexseg.classifier.module_files import PREFIX, load_module
 from chexseg.classifier.pickle_scan import MAX_DEPTH, STORAGES, Rehearsal, named, names_in
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 # What torch's loader may build here. Its other names (bytearray, Tensor, untyped storages, ...) take a size from the
 # file, and memory to match.
@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such checkpoint")
+        raise MissingError(f"{path}: no such checkpoint")
     with named(path, "a PyTorch checkpoint"):
         size = path.stat().st_size
         with open(path, "rb") as file:

@@ -11,7 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 
 class Saliency(TypedDict):
@@ -83,7 +83,7 @@ class SaliencyMaps(ABC):
     def _require(self, ids: Sequence[str]) -> None:
         for image_id in ids:
             if image_id not in self.rows:
-                raise DataError(f"{self.path}: no saliency map of {image_id}; run test.py on a set that has it")
+                raise MissingError(f"{self.path}: no saliency map of {image_id}; run test.py on a set that has it")
 
     def task_rows(self, tasks: Sequence[str]) -> list[int]:
         """Where each of `tasks` stands along a map's first axis."""

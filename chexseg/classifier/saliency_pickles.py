@@ -32,8 +32,8 @@ OBSERVATIONS = (
 
 
 class PickledMaps(SaliencyMaps):
-    """A folder of pickles, and of folders of them. A task that an image has no pickle of is unknown (`known`): it has an
-    all-zero map and probability 0."""
+    """A folder of pickles, and of folders of them. A task that an image has no pickle of is unknown (`known`): its map
+    reads as zero throughout, its probability as 0."""
 
     def __init__(self, path: Path, *, folder: Path | None = None):
         self.path, self.folder = Path(path), folder or Path(path)

@@ -22,7 +22,7 @@ from chexseg.data.hdf5_files import Hdf5File, write_strings
 from chexseg.data.hdf5_output import create
 from chexseg.data.hdf5_schema import Field, Schema
 from chexseg.data.mask_sizes import check_size
-from chexseg.errors import DataError
+from chexseg.errors import MissingError
 from chexseg.runtime import provenance
 from chexseg.runtime.shard_format import read_arrays, write_arrays
 
@@ -47,7 +47,7 @@ def open_maps(path: Path) -> SaliencyMaps:
         return StoredMaps(store, folder=path.parent if path.is_file() else path)
     pickles = path / "cams" if (path / "cams").is_dir() else path
     if not any(pickles.rglob("*_map.pkl")):
-        raise DataError(f"{store}: no saliency maps here; make them with test.py --save_cams True")
+        raise MissingError(f"{store}: no saliency maps here; make them with test.py --save_cams True")
     return PickledMaps(pickles, folder=path)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from chexseg.data import csv_tables, image_folder, label_files, names
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 from chexseg.runtime import provenance
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def split_csv(data_dir: Path, split: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise DataError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR, or run doctor.py")
+    raise MissingError(f"{candidates[0]}: no label file of the {split} set; check CHEXPERT_DATA_DIR")
 
 
 def read_labels(
@@ -86,7 +86,7 @@ def read_labels(
         raise DataError(f"{path}: two columns are called {twice}, or by another name of it; correct the file")
     missing = [name for name in observations if name not in frame.columns]
     if len(missing) == len(observations):
-        raise DataError(f"{path}: no column {missing[0]!r}, nor any other observation; {_columns(frame)}")
+        raise MissingError(f"{path}: no column {missing[0]!r}, nor any other observation; {_columns(frame)}")
     if missing:
         log.warning("%s: no column of %s: unknown of every image", path, ", ".join(missing))
     for name in observations:
@@ -115,7 +115,7 @@ def present(frame: pd.DataFrame, ids: Sequence[str], tasks: Sequence[str], *, un
     """(N, T) bool: which findings the labels of `ids` say are there; uncertain ones (-1) only on request."""
     missing = [name for name in ids if name not in frame.index]
     if missing:
-        raise DataError(f"{missing[0]}: no labels for this image in the label file")
+        raise MissingError(f"{missing[0]}: no labels for this image in the label file")
     labels = frame.loc[list(ids), list(tasks)].to_numpy(np.float32)
     return (labels == 1) | ((labels == -1) & uncertain)
 
@@ -151,7 +151,7 @@ def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:
                     if path.is_file():
                         return path
         if split:
-            raise DataError(f"{image_id}: no image {stem}.jpg in {', '.join(folders)} of {data_dir}/CheXpert")
+            raise MissingError(f"{image_id}: no image {stem}.jpg in {', '.join(folders)} of {data_dir}/CheXpert")
     return _elsewhere(data_dir, image_id)
 
 
@@ -168,7 +168,7 @@ def _elsewhere(data_dir: Path, image_id: str) -> Path:
     if len(found) > 1:
         raise DataError(f"{image_id}: {found[0]} and {found[1]} both end in this id; name the folder of one of them")
     if not found:
-        raise DataError(f"{image_id}: no image below {data_dir} has this id, its path with '/' turned to '__'")
+        raise MissingError(f"{image_id}: no image below {data_dir} has this id, its path with '/' turned to '__'")
     return found[0]
 
 

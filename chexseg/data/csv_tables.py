@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chexseg.data.names import shown, twice
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +100,7 @@ def _read(
     try:
         text = _unpacked(Path(path)).decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; {way_out}") from error
+        raise MissingError(f"{path}: no such file; {way_out}") from error
     except UnicodeDecodeError as error:
         line = 1 + error.object[: error.start].count(b"\n")
         raise DataError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from chexseg.data.hdf5_output import create
 from chexseg.data.hdf5_schema import Field, Schema, attribute, check, names_of_tasks, unique_ids
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 from chexseg.runtime.shard_format import read_arrays, write_arrays
 
 IGNORE = 255
@@ -43,7 +43,7 @@ class Hdf5File:
         self._pid: int | None = None
         self._file: h5py.File | None = None
         if not self.path.is_file():
-            raise DataError(f"{path}: no such file; make it with {made_by}")
+            raise MissingError(f"{path}: no such file; make it with {made_by}")
         with self._named():
             file = self._opened()
             self.tasks = names_of_tasks(file, self.path)

@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from chexseg.data import dicom_images
 from chexseg.data.mask_sizes import check_size
 from chexseg.data.normalisation import NORMALISATION
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ def read_film(path: Path) -> Film:
         with opened(path) as picture:
             return Film(_grey(picture))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image") from error
+        raise MissingError(f"{path}: no such image") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch the file again or leave it out") from error
     except DataError as error:
@@ -81,7 +81,7 @@ def opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Ima
                     check_png(Path(path))
                 yield picture
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image") from error
+        raise MissingError(f"{path}: no such image") from error
     except DataError:
         raise
     except _UNDECODABLE as error:

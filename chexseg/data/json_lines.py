@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from chexseg.data import names
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 from chexseg.runtime import plain_json
 from chexseg.runtime.files import atomic
 
@@ -67,7 +67,7 @@ class ImageFile(Mapping[str, T]):
         try:
             data = self._map()
         except FileNotFoundError as error:
-            raise DataError(f"{path}: no such {self.what}") from error
+            raise MissingError(f"{path}: no such {self.what}") from error
         except ValueError as error:  # an empty file cannot be mapped
             raise DataError(f"{path}: the file is empty") from error
         lines = _index_lines(data)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from chexseg.data import csv_tables
 from chexseg.data.views import VIEWS
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 log = logging.getLogger(__name__)
 # Columns of text, even where it reads 0001 or 1e5.
@@ -71,7 +71,7 @@ def read(path: Path, split: str | None = None) -> pd.DataFrame:
         if set(layout.columns) <= set(frame.columns):
             return layout.read(frame, Path(path), split).reset_index(drop=True)
     known = "; ".join(f"{layout.name}: {', '.join(layout.columns)}" for layout in LAYOUTS)
-    raise DataError(f"{path}: no column 'Path'; it has {_some(frame.columns)}; label files that are known: {known}")
+    raise MissingError(f"{path}: no column 'Path'; it has {_some(frame.columns)}; label files that are known: {known}")
 
 
 def _csv(path: Path) -> pd.DataFrame:
@@ -105,8 +105,8 @@ def _vindr(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
 
 
 def _vindr_readers(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
-    """VinDr-CXR's image_labels_{train,test}.csv: a row for each image and reader (of the test set one, their consensus),
-    a column a finding, 1 or 0. What more than half of an image's readers say holds; half of them: uncertain."""
+    """VinDr-CXR's image_labels_{train,test}.csv: a row for each image and reader (of the test set their consensus), a
+    column a finding, 1 or 0. What more than half of an image's readers say holds; half of them: uncertain."""
     known = [name for name in frame if name.strip().lower() in FINDINGS]
     strange = [name for name in frame if name not in known and name.lower() not in ("image_id", "rad_id")]
     _left_out(path, strange)
@@ -142,7 +142,9 @@ def _mimic(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
     is wanted, those that the split file beside it gives to the set."""
     images = _beside(path, "metadata")
     if images is None:
-        raise DataError(f"{path}: {path.with_name('mimic-cxr-2.0.0-metadata.csv')} is missing, which names the images")
+        raise MissingError(
+            f"{path}: {path.with_name('mimic-cxr-2.0.0-metadata.csv')} is missing, which names the images"
+        )
     table = images[["dicom_id", "subject_id", "study_id", "ViewPosition"]]
     table = table.merge(frame, on=["subject_id", "study_id"], validate="many_to_one")
     sets = _beside(path, "split") if split else None

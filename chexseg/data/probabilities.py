@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chexseg.data import csv_tables, names
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ def read_probabilities(
     values = np.empty((len(images), len(tasks)))
     for target, image in zip(values, images, strict=True):
         if image not in row_of:
-            raise DataError(f"{path}: no probabilities of {image}; run test.py on a set that has it")
+            raise MissingError(f"{path}: no probabilities of {image}; run test.py on a set that has it")
         for column, name in enumerate(tasks):
             try:
                 target[column] = float(row_of[image][name])

@@ -26,8 +26,8 @@ def encode(masks: np.ndarray) -> list[dict]:
 
 
 def encode_box(columns: np.ndarray, top: int, left: int, size: Sequence[int]) -> dict:
-    """The run-length mask of `size` (height, width) that is 0 but for a box at row `top` and column `left`, given by its
-    columns (w, h) uint8 in {0, 1}: what `encode` gives for the whole mask, at the cost of the box's columns."""
+    """The run-length mask of `size` (height, width) that is 0 but for a box at row `top` and column `left`, given by
+    its columns (w, h) uint8 in {0, 1}: what `encode` gives for the whole mask, at the cost of the box's columns."""
     height, width = (int(n) for n in size)
     whole = np.zeros((len(columns), height), np.uint8)
     whole[:, top : top + columns.shape[1]] = columns

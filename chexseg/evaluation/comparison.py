@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 from chexseg.evaluation import bootstrap, film_list, metrics
 from chexseg.evaluation.methods import HUMAN
 
@@ -88,7 +88,7 @@ def compare(
             )
             images = [image for image in images if image in predictions]
         if not images:
-            raise DataError(f"{name}: no image is left that has ground truth and a prediction of every method")
+            raise MissingError(f"{name}: no image is left that has ground truth and a prediction of every method")
     for name, predictions in methods.items():
         extra = [image for image in predictions if image not in truth]
         if extra:

@@ -90,7 +90,8 @@ def hit(coded: Mapping, saliency: np.ndarray) -> bool:
 def hits(maps: Maps, truth: Mapping[str, Mapping], tasks: Sequence[str], images: Sequence[str]) -> np.ndarray:
     """(images, tasks): 1 where the peak lies in the mask, 0 where not, NaN without ground truth or map.
 
-    The peak is that of the map upsampled to the classifier's input, the image's own, and from there to the original, as in CheXlocalize.
+    The peak is that of the map upsampled to the classifier's input, the image's own, and from there to the original, as
+    in CheXlocalize.
     """
     found = np.full((len(images), len(tasks)), np.nan)
     rows = rows_of(maps, tasks)

@@ -14,7 +14,7 @@ import numpy as np
 from chexseg.classifier.saliency_maps import SaliencyMaps
 from chexseg.classifier.saliency_store import open_maps
 from chexseg.data import chexpert
-from chexseg.errors import DataError
+from chexseg.errors import MissingError
 from chexseg.irnet.films import store_files
 from chexseg.irnet.options import UNCERTAIN
 
@@ -75,7 +75,7 @@ class LabelGate(Gate):
     def decide(self, ids: Sequence[str], tasks: Sequence[str]) -> np.ndarray:
         frame = chexpert.read_labels(self.path, self.observations, self.aliases)
         if missing := next((name for name in ids if name not in frame.index), None):
-            raise DataError(
+            raise MissingError(
                 f"{self.path}: {missing}: no labels in it; name the label file of these images with --csv_path"
             )
         sure = chexpert.present(frame, ids, tasks, uncertain=False)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import DataError, MissingError, UsageError
 from chexseg.runtime import distributed
 from chexseg.runtime.progress import duration
 
 TERMINATED = 143
+DOCTOR = "python doctor.py"
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|unable to open shared memory")
 _WORKER = re.compile(r"DataLoader worker \((pid[^)]*(?:\) [\d, ]+)?)")  # how torch names one that was killed
 TRUE, FALSE = {"true", "t", "yes", "y", "1"}, {"false", "f", "no", "n", "0"}
@@ -115,7 +116,8 @@ def run(
         message = None if os.environ.get("CHEXSEG_TRACEBACK") else _said(error)
         if message is None:
             raise
-        _tell(f"{parser.prog}: error: {' '.join(message.split())}")
+        more = f" ({DOCTOR} looks at everything at once)" if isinstance(error, MissingError) else ""
+        _tell(f"{parser.prog}: error: {' '.join(message.split())}{more}")
         status = 2 if isinstance(error, UsageError) else 1
     else:
         if distributed.is_main():

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 
 MAX_INTEGER = 1 << 63
 MAX_BYTES = 64 << 20  # of a small file: a record, a list of thresholds
@@ -44,7 +44,7 @@ def read(path: Path, way_out: str = "fetch or make the file again", *, finite: b
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; {way_out}") from error
+        raise MissingError(f"{path}: no such file; {way_out}") from error
     if len(data) > MAX_BYTES:
         raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MB; {way_out}")
     return parse(data, path, way_out, finite=finite)

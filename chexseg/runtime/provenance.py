@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chexseg.errors import DataError
+from chexseg.errors import MissingError
 from chexseg.runtime.code_version import code_version
 from chexseg.runtime.files import atomic
 
@@ -46,7 +46,7 @@ def file_fingerprint(path: Path) -> str:
     while size and time of change agree with it, so that 100 GB are not read again."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise MissingError(f"{path}: no such file")
     manifest = manifest_path(path)
     if manifest.is_file():
         made = read_record(manifest).get("output")
@@ -74,7 +74,7 @@ def stat_fingerprint(path: Path) -> str:
     try:
         status = Path(path).stat()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise MissingError(f"{path}: no such file") from error
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 

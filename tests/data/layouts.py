@@ -198,5 +198,16 @@ def custom(folder: Path) -> Laid:
 
 LAYOUTS: dict[str, Callable[[Path], Laid]] = {
     make.__name__: make
-    for make in (chexpert, chexpert_small, chexlocalize, codalab, uncertainty_zeros, nih, mimic, vindr, vindr_readers, custom)
+    for make in (
+        chexpert,
+        chexpert_small,
+        chexlocalize,
+        codalab,
+        uncertainty_zeros,
+        nih,
+        mimic,
+        vindr,
+        vindr_readers,
+        custom,
+    )
 }

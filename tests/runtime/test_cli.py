@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chexseg.errors import DataError, UsageError
+from chexseg.errors import DataError, MissingError, UsageError
 from chexseg.runtime import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,3 +232,23 @@ def test_variable_that_points_nowhere_is_named(variable, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 2
     assert wanted in done.stderr or "none.ckpt: no such checkpoint" in done.stderr
+
+
+def test_errors_of_what_is_not_where_it_should_be_point_to_the_doctor(monkeypatch, capsys):
+    """A file that is missing does, a file that is wrong does not: the doctor would say no more of it."""
+    said = {}
+    for error in (MissingError("a.csv: no such file"), DataError("a.csv: no number")):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda args, error=error: raises(error), lambda: cli.make_parser("doc"), [])
+        said[type(error)] = capsys.readouterr().err.splitlines()
+        assert ended.value.code == 1 and len(said[type(error)]) == 1
+    assert said[MissingError][0].endswith("error: a.csv: no such file (python doctor.py looks at everything at once)")
+    assert "doctor" not in said[DataError][0]
+    monkeypatch.setenv("OBJ_EFFICIENCY_BASE_PATH", "/nowhere/at all")
+    status, shown = run_here("IRNet/convert_to_hdf5.py", [], monkeypatch, capsys)
+    assert status == 1 and "OBJ_EFFICIENCY_BASE_PATH=/nowhere/at all: no such folder" in shown.err.splitlines()[-1]
+    assert shown.err.splitlines()[-1].endswith(f"({cli.DOCTOR} looks at everything at once)")
+
+
+def raises(error: Exception) -> None:
+    raise error

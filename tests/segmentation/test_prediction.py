@@ -45,7 +45,7 @@ def test_original_masks_equal_torchs_interpolation():
 
 @pytest.mark.parametrize("size", [(75, 101), (101, 75), (16, 12), (9, 31), (1, 40), (320, 317)])
 def test_original_masks_equal_those_of_whole_films(size):
-    """Only the part of a film that can be above the threshold is looked at; blobs lie at edges, in corners, all over."""
+    """Only the part of a film that can be above the threshold is looked at; blobs lie at edges and all over."""
     rng = np.random.default_rng(sum(size))
     height, width = fit_shape(*size, 32)
     for _ in range(40):
