@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     from chexseg.data import image_folder
     from chexseg.runtime import distributed, provenance, shards
+    from chexseg.segmentation import foreign
     from chexseg.segmentation.film_stage import SHEET, FilmStage, refuse_skipped
     from chexseg.segmentation.thresholds import read_thresholds
 
@@ -68,6 +69,7 @@ def main(args: argparse.Namespace) -> None:
         num_workers=args.num_workers,
         device=args.device,
     )
+    inputs = [args.model_path, thresholds_path, *foreign.side_files(args.model_path)]
     places = ("model_path", "images", "output_dir", "thresholds_path", "page")
     options = {key: value for key, value in vars(args).items() if key not in places}
     if distributed.is_main() and stage.output.is_file() and not stage.is_whole():
@@ -77,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
         list(paths),
         process=stage.process,
         shard_format=stage,
-        record=provenance.describe(options, [args.model_path, thresholds_path], code=__file__),
+        record=provenance.describe(options, inputs, code=__file__),
         shard_size=args.shard_size,
         label="films",
         item_fingerprint=lambda name: provenance.stat_fingerprint(paths[name]),

@@ -97,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
     from chexseg.data.chexpert import locate, patient_of
     from chexseg.data.mask_files import MaskFile
     from chexseg.evaluation.film_list import read_list
-    from chexseg.segmentation import stages
+    from chexseg.segmentation import foreign, stages
 
     if len(args.model_path) != len(args.output_path):
         raise UsageError(
@@ -120,7 +120,13 @@ def main(args: argparse.Namespace) -> None:
         sources = [model_path, thresholds_path, args.gate_cutoffs, args.gate_predictions]
         leaks = leak_guard.check(sources, {patient_of(name) for name in paths}, allow=args.allow_leak)
         leak_guard.inherit(output_path, sources)
-        inputs = [model_path, thresholds_path, truth.path, *(gate.inputs if gate else ())]
+        inputs = [
+            model_path,
+            thresholds_path,
+            truth.path,
+            *(gate.inputs if gate else ()),
+            *foreign.side_files(model_path),
+        ]
         stages.build_masks(
             output_path,
             paths=paths,

@@ -4,14 +4,17 @@ The original's training leaves `best_model.pth`, `thresholds.txt` and `args.json
 `save_pretrained` leaves `model.safetensors` and `config.json`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from chexseg.errors import DataError
 from chexseg.runtime import plain_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEAD = "segmentation_head.0.weight"
 # DeepLabV3's decoder (not DeepLabV3Plus's) was a plain sequence in segmentation_models_pytorch 0.1.
@@ -30,6 +33,19 @@ def under_todays_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "decoder.0.project.0.weight" not in own:
         return own
     return {_DEEPLABV3.get(key[:10], key[:10]) + key[10:]: value for key, value in own.items()}
+
+
+def side_files(path: Path) -> list[Path]:
+    """The file beside the network at `path` that `read_settings` reads: an input of whatever the network makes, as the
+    weights are. None beside our own, whose `args.json` is a record that nothing reads. Needs no torch."""
+    beside = path.parent / "args.json"
+    if not beside.is_file():
+        return [other] if (other := path.parent / "config.json").is_file() else []
+    try:
+        content = plain_json.read(beside, finite=False)
+    except DataError:  # should it be needed, `read_settings` says what is wrong
+        return [beside]
+    return [beside] if isinstance(content, dict) and "model_args" in content else []
 
 
 def read_settings(path: Path, outputs: int) -> dict[str, Any]:

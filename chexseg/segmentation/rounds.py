@@ -19,7 +19,7 @@ from chexseg.data.chexpert import ImageSet
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
 from chexseg.runtime import provenance, shards
-from chexseg.segmentation import distillation, pasting
+from chexseg.segmentation import distillation, foreign, pasting
 from chexseg.segmentation.choices import encoder_file
 from chexseg.segmentation.dataset import SegmentationSet, build_cache, build_caches, inputs_of
 from chexseg.training import draws
@@ -169,7 +169,8 @@ def _inputs(
     shape = {**shape, "num_workers": options.num_workers}
     experts, evaluation = films.caches(films.experts, shape), films.caches(films.evaluation, shape)
     weak = build_cache(films.cache_dir, MaskFile(pool.masks_path), POOL, data_dir=films.data_dir, **shape)
-    return [*inputs_of(experts, [weak], evaluation, source=source), *teachers, pool.images.csv]
+    beside = [path for teacher in teachers for path in foreign.side_files(teacher)]
+    return [*inputs_of(experts, [weak], evaluation, source=source), *teachers, pool.images.csv, *beside]
 
 
 def make_masks(
@@ -196,6 +197,7 @@ def make_masks(
     how = {name: value for name, value in asdict(teaching).items() if name in ("gated", "floor", "expert_sizes")}
     work = {name: getattr(options, name) for name in ("device", "precision", "num_workers")}
     leak_guard.inherit(pool.masks_path, teachers)
+    beside = [path for teacher in teachers for path in foreign.side_files(teacher)]
     shards.build(
         pool.masks_path,
         ids,
@@ -212,7 +214,7 @@ def make_masks(
         shard_format=mask_files.MaskShards(),
         record=provenance.describe(
             how | work | {"batch_size": options.batch_size},
-            [*teachers, images.csv, *(cache.path for cache in experts)],
+            [*teachers, images.csv, *(cache.path for cache in experts), *beside],
             code=__file__,
         ),
         label="teacher's masks",

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import constants
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
+from chexseg.segmentation.foreign import side_files
 from chexseg.segmentation.model import load_model
 from tests.irnet.six_films import run
 
@@ -128,3 +129,29 @@ def test_unknown_tensors_are_named(tmp_path):
     original(tmp_path, "Unet", extra=torch.ones(1), other=torch.ones(2))
     with pytest.raises(DataError, match="unexpected tensor 'extra', unexpected tensor 'other'; it does not fit a Unet"):
         load_model(tmp_path / "best_model.pth")
+
+
+def test_what_says_how_a_network_is_to_be_used_is_an_input_of_its_masks(tmp_path, capsys):
+    """Another size in the args.json, or another threshold, is another mask; a record of our own training is neither."""
+    original(tmp_path / "run", "Unet")
+    film = np.random.default_rng(0).integers(0, 255, (70, 64), np.uint8)
+    Image.fromarray(film).save(tmp_path / "film.png")
+
+    def predicted():
+        assert 0 == run(
+            "segmentation_predict.py", "--model_path", tmp_path / "run" / "best_model.pth", "--images",
+            tmp_path / "film.png", "--output_dir", tmp_path / "out", "--page", "False", "--overlays", "False",
+        )  # fmt: skip
+        return (tmp_path / "out" / "masks.json").stat().st_mtime_ns
+
+    first = predicted()
+    assert predicted() == first
+    args = tmp_path / "run" / "args.json"
+    args.write_text(args.read_text().replace('"scale": 64', '"scale": 96'))
+    second = predicted()
+    assert second != first
+    (tmp_path / "run" / "thresholds.txt").write_text(json.dumps([0.25] * len(CLASSES)))
+    assert predicted() != second
+    assert [path.name for path in side_files(tmp_path / "run" / "best_model.pth")] == ["args.json"]
+    args.write_text('{"arguments": {}}')
+    assert side_files(tmp_path / "run" / "best_model.pth") == []
