@@ -120,13 +120,8 @@ def main(args: argparse.Namespace) -> None:
         sources = [model_path, thresholds_path, args.gate_cutoffs, args.gate_predictions]
         leaks = leak_guard.check(sources, {patient_of(name) for name in paths}, allow=args.allow_leak)
         leak_guard.inherit(output_path, sources)
-        inputs = [
-            model_path,
-            thresholds_path,
-            truth.path,
-            *(gate.inputs if gate else ()),
-            *foreign.side_files(model_path),
-        ]
+        beside = foreign.side_files(model_path)
+        inputs = [model_path, thresholds_path, truth.path, *(gate.inputs if gate else ()), *beside]
         stages.build_masks(
             output_path,
             paths=paths,
