@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import constants
+from chexseg.data.views import VIEWS
 from chexseg.errors import UsageError
 from chexseg.runtime import cli
 from chexseg.segmentation.choices import ENCODER_WEIGHTS_TYPES, LOSSES
@@ -36,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--teacher_path", **files, metavar="MODEL", help="best_model.pth; of several the mean counts")
     add("--expert_masks_path", **files, metavar="JSON", help="experts' masks to train on")
     add("--eval_masks_path", **files, metavar="JSON", help="masks that choose epoch and thresholds")
-    add("--labels_path", type=Path, help="label file of the pool, whose frontal films are used [CheXpert's train.csv]")
+    add("--labels_path", type=Path, help="label file of the pool [CheXpert's train.csv]")
+    add("--views", choices=VIEWS, default="frontal", help="which views of the label file are the pool")
     add("--save_dir", type=Path, default=Path("seg_trials"), help="folder of all experiments")
     add("--experiment_name", default="distilled", help="folder of this one, below --save_dir")
     add("--rounds", type=cli.positive_int, default=1, help="each round's student is the next one's teacher")
@@ -87,7 +89,8 @@ def main(args: argparse.Namespace) -> None:
 
     data = constants.data_dir()
     csv = args.labels_path or chexpert.split_csv(data, "train")
-    frame = label_files.of_views(chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES, "train"))
+    labels = chexpert.read_labels(csv, constants.LOCALIZATION_TASKS, constants.ALIASES, "train")
+    frame = label_files.of_views(labels, args.views)
     films = rounds.Films(
         data_dir=data,
         cache_dir=constants.cache_dir(),

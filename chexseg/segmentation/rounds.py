@@ -187,7 +187,7 @@ def make_masks(
     images = pool.images
     ids = sorted(name for name in images.ids if name not in taken)
     if not ids:
-        raise DataError(f"{images.csv}: no frontal film that is not an expert's already")
+        raise DataError(f"{images.csv}: no film in it for the pool (see --views): all are experts' already")
     labels = sizes = None
     if teaching.gated:
         table = images.frame.loc[ids, list(tasks)].to_numpy(np.float32)

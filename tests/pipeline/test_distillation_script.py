@@ -135,6 +135,7 @@ def test_a_student_can_start_from_its_teacher(world, tmp_path):
         ("--gate labels --paste 0.5", "needs --targets masks"),
         ("--teacher_path nowhere.pth", "nowhere.pth"),
         ("--labels_path nowhere.csv", "nowhere.csv"),
+        ("--views lateral", "no film in it for the pool (see --views)"),
     ],
 )
 def test_errors(world, capsys, more, said):

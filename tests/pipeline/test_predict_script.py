@@ -1,9 +1,14 @@
-"""`segmentation_predict.py` on films of every kind: what it writes, what it skips by name, killed and run again."""
+"""`segmentation_predict.py` on films of every kind: what it writes, what it skips by name, killed and run again.
+
+pytest -m soak -s tests/pipeline/test_predict_script.py      a thousand films, three kills, and the memory it takes
+"""
 
 import csv
 import json
 import random
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -178,7 +183,8 @@ def test_what_was_taken_away_is_made_again(tiny_run, mixed, workspace):
     images = mixed / "a"
     assert predict(workspace, tiny_run, images).process.exitcode == 0
     before = outputs(workspace)
-    for name in ("findings.csv", "overlays/a.png".replace("a.png", "film 00.png"), "contact_sheet.png"):
+    pages = ("contact_sheet.png", "reading_room.html")  # the films are read again for the page
+    for name in ("findings.csv", "overlays/film 00.png", *pages):
         (workspace.root / "out" / name).unlink()
         assert predict(workspace, tiny_run, images).process.exitcode == 0
         assert outputs(workspace) == before
@@ -207,3 +213,57 @@ def test_two_files_of_one_id_are_named(tiny_run, mixed, tmp_path, workspace):
         (tmp_path / "in" / name).write_bytes(film.read_bytes())
     done = predict(workspace, tiny_run, tmp_path / "in")
     assert done.process.exitcode == 1 and "both have the image id 'x__y'" in done.last_line()
+
+
+@pytest.mark.soak
+def test_a_thousand_films_killed_three_times_in_flat_memory(tiny_run, tmp_path):
+    """Films of all formats, each of its own pixels. The peak of memory is that of the process, after all imports."""
+    drawn = [read_image(path) for path in sorted((tiny_run.root / "data" / "CheXpert").rglob("*.jpg"))]
+    sets = {200: tmp_path / "few", 1000: tmp_path / "many"}
+    rng = np.random.default_rng(0)
+    for number in range(1000):
+        film = drawn[number % len(drawn)]
+        noisy = (film + rng.normal(0, 8, film.shape)).clip(0, 255).astype(np.uint8)
+        for count, folder in sets.items():
+            if number < count:
+                (folder / str(number % 7)).mkdir(parents=True, exist_ok=True)
+                save_as(KINDS[number % len(KINDS)], folder / str(number % 7) / f"{number:04d}", noisy)
+    peaks, seconds, whole = {}, {}, {}
+    for count, folder in sets.items():
+        whole[count], started = stages.Workspace(tmp_path / f"whole{count}"), time.monotonic()
+        process = start_prediction(whole[count], tiny_run, folder)
+        peaks[count] = watch_memory(process)
+        seconds[count] = time.monotonic() - started
+        assert process.wait() == 0, process.said()
+    moments = random.Random(11)
+    workspace, struck = stages.Workspace(tmp_path / "killed"), 0
+    for _ in range(3):
+        process = start_prediction(workspace, tiny_run, sets[1000])
+        process.process.join(moments.uniform(0.1, 0.4) * seconds[1000])
+        process.kill()
+        struck += process.process.exitcode == -signal.SIGKILL
+    assert struck == 3
+    last = start_prediction(workspace, tiny_run, sets[1000])
+    assert last.wait(None) == 0, last.said()
+    assert outputs(workspace) == outputs(whole[1000])
+    print(f"peak memory by films, MB: {peaks}; seconds: { {n: round(s) for n, s in seconds.items()} }")
+    assert peaks[1000] <= 1.2 * peaks[200]
+
+
+def start_prediction(workspace, tiny_run, images):
+    model = tiny_run.root / "base" / "trials" / "semi" / "best_model.pth"
+    options = ("--model_path", model, "--images", images, "--output_dir", workspace.root / "out")
+    return stages.start(workspace, STAGE, *map(str, options))
+
+
+def watch_memory(running) -> float:
+    """The process's highest resident memory in MB; it is waited for."""
+    highest = 0
+    while running.process.exitcode is None:
+        try:
+            status = Path(f"/proc/{running.process.pid}/status").read_text()
+            highest = max([highest, *(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)])
+        except OSError:
+            pass
+        running.process.join(0.02)
+    return round(highest / 1024, 1)
