@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
     output = args.output_path or args.pred_path.with_name(f"{args.pred_path.stem}_iou.csv")
     films = film_list.read_list(args.all_images, constants.ALIASES) if args.all_images else None
     if not any(image in predictions for image in [*truth, *(films or ())]):
-        raise DataError(f"{args.pred_path}: none of its images is in {gt_path}; were they made from the same set?")
+        raise MissingError(f"{args.pred_path}: none of its images is in {gt_path}; were they made from the same set?")
     maps = open_maps(args.map_dir) if args.map_dir else None
     if maps is not None and not any(image in maps for image in truth if image in predictions):
         raise MissingError(f"{maps.path}: no saliency map of any image of {gt_path}; run test.py on that set")

@@ -9,7 +9,7 @@ import numpy as np
 from chexseg.classifier.saliency_maps import SaliencyMaps
 from chexseg.data import chexpert
 from chexseg.data.images import read_image, resize_square
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 from chexseg.runtime import provenance
 from chexseg.runtime.workers import ordered_map
 
@@ -40,4 +40,4 @@ class TrainSetMaker:
         try:
             return chexpert.locate(self.data_dir, image_id, ("train",))
         except DataError as error:
-            raise DataError(f"{self.listing or self.data_dir}: {error}; make the list again with test.py") from error
+            raise MissingError(f"{self.listing or self.data_dir}: {error}; make the list again with test.py") from error

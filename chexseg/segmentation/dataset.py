@@ -21,7 +21,7 @@ from chexseg.data.images import fit_shape, fit_square, read_image
 from chexseg.data.mask_files import MaskFile
 from chexseg.data.mask_formats import PolygonMasks
 from chexseg.data.sample_cache import Sample, SampleCache
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
 from chexseg.runtime import provenance
 from chexseg.training.draws import Draw
 
@@ -56,7 +56,7 @@ def locate_all(data_dir: Path, ids: Sequence[str], splits: Sequence[str], masks:
         try:
             paths[name] = locate(data_dir, name, splits)
         except DataError as error:
-            raise DataError(f"{masks}: {error}; see --image_dir") from error
+            raise MissingError(f"{masks}: {error}; see --image_dir") from error
     return paths
 
 
