@@ -17,7 +17,7 @@ from pathlib import Path
 
 import constants
 from chexseg.data import leak_guard
-from chexseg.errors import DataError, MissingError, UsageError
+from chexseg.errors import MissingError, UsageError
 from chexseg.runtime import cli, provenance
 from chexseg.runtime.files import atomic
 
