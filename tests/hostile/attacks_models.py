@@ -87,11 +87,12 @@ def loaded(path: Path) -> dict:
 def networks(world: Path) -> Iterator[Case]:
     for kind, command, file, spec in NETWORKS:
         good, content = (world / file).read_bytes(), loaded(world / file)
-        for name, change, verdict in (*_containers(good, content), *_contents(content), *_specs(kind, content, spec)):
+        for name, change, verdict in (*containers(good, content), *_contents(content), *_specs(kind, content, spec)):
             yield Case(kind, name, command, file, change, verdict)
 
 
-def _containers(good: bytes, content: dict) -> Iterator[tuple[str, Any, str]]:
+def containers(good: bytes, content: dict) -> Iterator[tuple[str, Any, str]]:
+    """Other files around the content of a checkpoint, or calls in it."""
     legacy = saved(content, new=False)
     yield "in the older format", legacy, SAME
     for name, data in (("zip", good), ("older", legacy)):
