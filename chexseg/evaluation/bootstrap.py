@@ -50,7 +50,7 @@ class Resamples:
     def per_patient(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (patients, tasks): the sum over each patient's images."""
         number = self.weights.shape[1]
-        columns = [np.bincount(self.patient_of_row, column, number) for column in np.nan_to_num(values).T]
+        columns = [np.bincount(self.patient_of_row, np.nan_to_num(column), number) for column in values.T]
         return np.stack(columns, 1) if columns else np.zeros((number, 0))
 
     def sums(self, *values: np.ndarray) -> list[np.ndarray]:

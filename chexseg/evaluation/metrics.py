@@ -78,8 +78,7 @@ class Overlap:
         """The metric of each pair, (images, tasks). NaN, which no mean counts, where its denominator is 0 (IoU: both
         masks are empty); with `true_positives` (CheXlocalize's default) also where one of the masks is empty."""
         numerator, denominator = self.parts(metric)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = numerator / np.where(denominator > 0, denominator, np.nan)
+        values = np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)
         if true_positives:
             values[(self.predicted == 0) | (self.truth == 0)] = np.nan
         return values
