@@ -47,7 +47,7 @@ if [ -z "${PYTHON:-}" ]; then
   if ! cmp -s "$here/pyproject.toml" "$here/.venv/installed" && ! cmp -s "$here/pyproject.toml" "$here/.venv/installed-dev"; then
     [ -x "$PYTHON" ] || python3 -m venv "$here/.venv"
     echo "Installing CheXseg into .venv (some minutes, 6 GB with PyTorch)"
-    (cd "$here" && "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt)
+    (cd "$here" && "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt)
     cp "$here/pyproject.toml" "$here/.venv/installed"
   fi
 fi

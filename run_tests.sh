@@ -8,11 +8,11 @@ if [ -z "${PYTHON:-}" ]; then
   if ! cmp -s pyproject.toml .venv/installed-dev; then
     [ -x "$PYTHON" ] || python3 -m venv .venv
     echo "Installing CheXseg and its test tools into .venv (some minutes, 6 GB with PyTorch)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile -e ".[dev]"
     cp pyproject.toml .venv/installed-dev
   fi
 fi
 # No variable of the user's may reach a test, and no test may reach wandb's servers.
 unset CHEXPERT_DATA_DIR OBJ_EFFICIENCY_BASE_PATH TEST_SEG_LABELS_GT_BASE_PATH
 export WANDB_MODE=disabled OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE
-exec "$PYTHON" -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile "$@"
+exec "$PYTHON" -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadgroup "$@"

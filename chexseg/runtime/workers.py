@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -58,12 +57,11 @@ def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -
                 submit(1)
                 yield result
         except BrokenProcessPool as error:
-            time.sleep(0.3)  # until the pool's thread has told every future
             killed = [str(pid) for pid, process in workers.items() if process.exitcode]
             raise DataError(died(f"pid {', '.join(killed)}" if killed else "a process of the pool")) from error
         finally:
-            for future in waiting:
-                future.cancel()
+            # By the thread of the pool: an item cancelled from here may be one whose failure it is about to tell.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def died(which: str) -> str:

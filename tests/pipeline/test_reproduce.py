@@ -23,7 +23,9 @@ fi
 [ "$1" != -c ] || exec python3 "$@" # a path, not a stage
 [ "$1" != -m ] || shift 5
 script=${1##*/}
-{ printf '%s' "$script"; shift; printf '|%s' "$RANKS" "$@"; echo; } >>"$LOG"
+shift
+line=$(printf '%s' "$script"; printf '|%s' "$RANKS" "$@")
+echo "$line" >>"$LOG" # at once: the other lane writes there too
 if [ "$script" = "${STOPS_AT:-}" ]; then exit 1; fi
 if [ "$script" = "${SLEEPS_AT:-}" ]; then echo $$ >>"$LOG.asleep"; exec sleep 60; fi
 if [ "$script" = make_tables.py ]; then mkdir -p "$REPORT"; echo table >"$REPORT/table.md"; fi
