@@ -142,7 +142,7 @@ def safetensors(head: dict | bytes, data: bytes) -> bytes:
 def _rezipped(good: bytes, how: int, times: int, path: Path) -> None:
     import warnings
 
-    path.unlink()
+    put(path, "")
     with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w", how) as new, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for entry in old.infolist():
