@@ -3,6 +3,7 @@
 #
 #   bash reproduce.sh            phantom X-rays in ./workspace; about 8 minutes on 2 cores after installation
 #   bash reproduce.sh tiny       the same on 64-pixel phantoms, in about a minute
+#   bash reproduce.sh long       the same networks, larger and trained for longer, 240 test patients; half an hour
 #   bash reproduce.sh paper      the paper's settings, on the data that the environment variables name, after doctor.py
 #                                (CHEXSEG_CKPT=<classifier checkpoint>; without it one is trained)
 #   bash reproduce.sh tables     then the paper's other tables too, three seeds of each network; of the preset that is named
@@ -22,7 +23,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 preset=default workspace= processes=1 seed= tables=() words=() # the last two: for paper_tables.py
 while [ $# -gt 0 ]; do
   case $1 in
-    default | tiny | paper) preset=$1 ;;
+    default | tiny | long | paper) preset=$1 ;;
     tables) tables+=(--style light) ;;
     --only | --seeds | --budgets | --encoder_weights | --style)
       option=$1
@@ -32,7 +33,7 @@ while [ $# -gt 0 ]; do
     --workspace=*) workspace=${1#*=} ;;
     --seed) seed=${2:?--seed needs a number}; shift ;;
     --processes) processes=${2:?--processes needs a number}; shift ;;
-    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "reproduce.sh: error: unknown argument '$1'; see bash reproduce.sh --help" >&2; exit 2 ;;
   esac
   shift
@@ -66,7 +67,7 @@ case $preset in
     common="--lr 1e-3 --one_cycle --augment --keep_epoch last" decoder="--decoder_channels 64"
     weak="--num_epochs 2" epochs="--num_epochs 4 --epoch_len 20" # 80 draws
     teacher="--num_epochs 2 --epoch_len 20" student="--num_epochs 2 --epoch_len 20" ;;
-  default)
+  default | long)
     phantom="--num_train 700 --num_valid 120 --num_test 120" size=160 side=96 expert=60
     network=resnet10w32 encoder=resnet10w32
     classifier="--num_epochs 12 --batch_size 16 --lr 2e-3 --augment --one_cycle --keep_epoch last --output_stride 16"
@@ -74,7 +75,13 @@ case $preset in
     irnet="--num_epochs 1 --radius 5" pseudo="--radius 3" subset=100
     common="--lr 2e-3 --one_cycle --augment --keep_epoch last" decoder="--decoder_channels 64"
     weak="--num_epochs 1" epochs="--num_epochs 13 --epoch_len 640" # 8320 draws
-    teacher="--num_epochs 10 --epoch_len 416" student="--num_epochs 10 --epoch_len 416 --lr 1e-3" ;;
+    teacher="--num_epochs 10 --epoch_len 416" student="--num_epochs 10 --epoch_len 416 --lr 1e-3"
+    if [ "$preset" = long ]; then
+      phantom="--num_train 700 --num_valid 120 --num_test 240" side=112 decoder="--decoder_channels 128"
+      classifier=${classifier/--num_epochs 12/--num_epochs 14}
+      epochs="--num_epochs 28 --epoch_len 640" # 17920 draws
+      teacher="--num_epochs 14 --epoch_len 640" student="--num_epochs 14 --epoch_len 640 --lr 1e-3"
+    fi ;;
   paper)
     phantom= size=320 side=320 network=resnet18 encoder=resnet18 expert=147
     classifier="--num_epochs 3 --batch_size 16 --lr 1e-4 --weights imagenet --augment"
