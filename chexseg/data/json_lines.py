@@ -184,8 +184,7 @@ def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
 def _key(data: mmap.mmap, start: int, stop: int) -> tuple[str, int]:
     """The image id that a line begins with, and its length in bytes."""
     colon = data.find(b'": {', start, stop)
-    plain = data[start:colon]
-    if colon >= 0 and _PLAIN.fullmatch(plain):
+    if colon >= 0 and _PLAIN.fullmatch(plain := data[start:colon]):
         return plain[1:].decode("ascii"), colon + 1 - start
     while colon >= 0:
         try:
