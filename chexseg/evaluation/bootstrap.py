@@ -62,20 +62,16 @@ class Resamples:
             keys.append(content + f"{each.dtype}{each.shape}".encode())
             if keys[-1] not in self._sums:
                 new[keys[-1]] = self.per_patient(each)
-        self._sums |= dict(zip(new, self._summed(list(new.values())), strict=True))
-        return [self._sums[key] for key in keys]
-
-    def _summed(self, per_patient: list[np.ndarray]) -> list[np.ndarray]:
-        """Together, for it takes as long to turn the weights into numbers of double precision as to sum."""
+                self._sums[keys[-1]] = np.empty((len(self.weights), each.shape[1]))
+        # Together: it takes as long to turn the weights into numbers of double precision as to sum.
         rows = max(1, MAX_WEIGHTS // self.weights.shape[1])
-        totals = [np.empty((len(self.weights), each.shape[1])) for each in per_patient]
         buffer = np.empty((min(rows, len(self.weights)), self.weights.shape[1]))
-        for first in range(0, len(self.weights) if totals else 0, rows):
+        for first in range(0, len(self.weights) if new else 0, rows):
             some = self.weights[first : first + rows]
             np.copyto(buffer[: len(some)], some)
-            for total, each in zip(totals, per_patient, strict=True):
-                total[first : first + rows] = buffer[: len(some)] @ each
-        return totals
+            for key, each in new.items():
+                self._sums[key][first : first + rows] = buffer[: len(some)] @ each
+        return [self._sums[key] for key in keys]
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (1 + replicates, tasks) means; NaN where nothing is left."""
