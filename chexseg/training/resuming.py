@@ -226,7 +226,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     groups = saved["param_groups"]
     for ours, theirs in zip(optimizer.state_dict()["param_groups"], groups, strict=True):
         for name, value in ours.items():
-            if name != "params" and isinstance(value, float) and not isinstance(theirs[name], (float, int)):
+            if name != "params" and isinstance(value, float) and not isinstance(theirs.get(name, value), (float, int)):
                 raise ValueError(f"{name} is no number")
     optimizer.load_state_dict(saved)
     for group in optimizer.param_groups:
