@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
     maps = open_maps(args.map_dir) if args.map_dir else None
     if maps is not None and not any(image in maps for image in truth if image in predictions):
         raise MissingError(f"{maps.path}: no saliency map of any image of {gt_path}; run test.py on that set")
-    patients = {patient_of(image) for image in predictions if image in truth or image in (films or ())}
+    patients = (patient_of(image) for image in predictions if image in truth or image in (films or ()))
     leaks = leak_guard.check([args.pred_path, maps.path if maps else None], patients, allow=args.allow_leak)
     found = scoring.evaluate(
         predictions,

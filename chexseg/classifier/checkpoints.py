@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import nn
 
-from chexseg.classifier.module_files import KEYS
-from chexseg.classifier.safe_loading import load_checkpoint
+from chexseg.data.module_files import KEYS
 from chexseg.data.names import check_tasks
+from chexseg.data.safe_loading import load_checkpoint
 from chexseg.errors import DataError, UsageError
 from chexseg.runtime.checks import some
 from chexseg.runtime.files import atomic

@@ -12,9 +12,8 @@ from chexseg.data.chexpert import ImageSet
 from chexseg.data.images import normalise, read_image, resize_square
 from chexseg.evaluation import metrics
 from chexseg.runtime import distributed
-from chexseg.runtime.workers import deaf_children
 from chexseg.training import draws
-from chexseg.training.loader import STOPS, start_worker
+from chexseg.training.loader import start_worker, started
 
 
 class _Pixels(Dataset):
@@ -54,9 +53,7 @@ def read_batches(
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if num_workers and torch.cuda.is_available() else None,
     )
-    with deaf_children(*(STOPS if num_workers else ())):
-        batches = iter(loader)
-    for start, (pixels, sizes) in enumerate(batches):
+    for start, (pixels, sizes) in enumerate(started(loader)):
         yield names[start * batch_size : (start + 1) * batch_size], pixels, sizes
 
 

@@ -97,7 +97,7 @@ def _read_pickle(path: Path) -> tuple[np.ndarray, float, tuple[int, int]]:
     """Map (h, w) float32, probability, and the original's (height, width)."""
     import torch  # seconds of importing that readers of a store need not wait for
 
-    from chexseg.classifier.plain_pickles import load_pickle
+    from chexseg.data.plain_pickles import load_pickle
 
     content = load_pickle(path)
     try:

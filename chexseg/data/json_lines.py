@@ -10,6 +10,7 @@ Any other layout of the same JSON is read too, as one dictionary. What stands in
 
 import json
 import mmap
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,21 +26,22 @@ from chexseg.runtime import plain_json
 from chexseg.runtime.files import atomic
 
 T = TypeVar("T")
+_PLAIN = re.compile(rb'"[ !#-\[\]-~]*')  # a text that JSON holds as it is
 BLOCK = 64  # images that `read` looks at together
 
 
-def line(image_id: str, entry: Mapping) -> str:
-    """An image's line, without a comma or an end."""
-    return f"{json.dumps(image_id)}: {json.dumps(entry)}"
+def line(image_id: str, entry: Mapping | str) -> str:
+    """An image's line, without a comma or an end. `entry` is what stands in it, or that as JSON."""
+    return f"{json.dumps(image_id)}: {entry if isinstance(entry, str) else json.dumps(entry)}"
 
 
 @contextmanager
-def writer(path: Path) -> Iterator[Callable[[str, Mapping], None]]:
+def writer(path: Path) -> Iterator[Callable[[str, Mapping | str], None]]:
     """Give a function that writes one image's line; the file appears, whole, when the block ends without an error."""
     started = False
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
 
-        def add(image_id: str, entry: Mapping) -> None:
+        def add(image_id: str, entry: Mapping | str) -> None:
             nonlocal started
             file.write(("," if started else "") + "\n" + line(image_id, entry))
             started = True
@@ -110,8 +112,7 @@ class ImageFile(Mapping[str, T]):
 
     def read(self, ids: Iterable[str]) -> Iterator[T]:
         """The entries of many images, in the order of `ids`: what `self[id]` gives, in less time."""
-        rest = iter(ids)
-        while block := list(islice(rest, BLOCK)):
+        for block in blocks(ids):
             yield from self._read_block(block)
 
     def _read_block(self, ids: Sequence[str]) -> Iterable[T]:
@@ -140,6 +141,13 @@ class ImageFile(Mapping[str, T]):
     @abstractmethod
     def _checked(self, image_id: str, entry: Any) -> T:
         """The image's entry in the one form that the rest of the code expects; DataError where it is not one."""
+
+
+def blocks(ids: Iterable[str]) -> Iterator[list[str]]:
+    """`ids` in the order that they have, `BLOCK` at a time."""
+    rest = iter(ids)
+    while block := list(islice(rest, BLOCK)):
+        yield block
 
 
 def read(images: Mapping[str, T], ids: Iterable[str]) -> Iterator[T]:
@@ -176,6 +184,8 @@ def _index_lines(data: mmap.mmap) -> tuple[list[str], list[int]] | None:
 def _key(data: mmap.mmap, start: int, stop: int) -> tuple[str, int]:
     """The image id that a line begins with, and its length in bytes."""
     colon = data.find(b'": {', start, stop)
+    if colon >= 0 and _PLAIN.fullmatch(plain := data[start:colon]):
+        return plain[1:].decode("ascii"), colon + 1 - start
     while colon >= 0:
         try:
             key = json.loads(data[start : colon + 1])

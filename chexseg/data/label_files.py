@@ -83,8 +83,20 @@ def _some(columns: pd.Index) -> str:
 
 
 def _chexpert(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
-    """CheXpert's and CheXlocalize's files, and any with a `Path`: as they are, but for rows without a path."""
-    return frame[frame["Path"].notna()]
+    """CheXpert's and CheXlocalize's files, and any with a `Path`: as they are, but for empty rows."""
+    return _with_paths(frame, path)
+
+
+def _with_paths(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows with a `Path`. DataError for one without that is not empty: its labels would be lost."""
+    without = frame["Path"].isna()
+    lost = np.flatnonzero(without & frame.drop(columns="Path").notna().any(axis=1))
+    if len(lost):
+        raise DataError(
+            f"{path}: line {lost[0] + 2}: no 'Path', though other cells of the row are filled; write the image's path "
+            "there, or delete the row"
+        )
+    return frame[~without]
 
 
 def _nih(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
@@ -171,7 +183,7 @@ def _patients(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFram
 def _codalab(frame: pd.DataFrame, path: Path, split: str | None) -> pd.DataFrame:
     """CodaLab's test_groundtruth.csv, a row a study, with the images of test_image_paths.csv beside it."""
     beside = path.with_name("test_image_paths.csv")
-    images = _csv(beside)[["Path"]].dropna()
+    images = _with_paths(_csv(beside), beside)[["Path"]]
     images["Study"] = images["Path"].map(lambda text: str(Path(text).parent))
     return images.merge(frame, on="Study", validate="many_to_one")
 

@@ -4,10 +4,10 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import compress, groupby
 from pathlib import Path
 
-from chexseg.data import leak_guard, mask_files, rle, task_counts
+from chexseg.data import leak_guard, mask_files, task_counts
 from chexseg.data.chexpert import patient_of
 from chexseg.errors import DataError
 from chexseg.runtime import provenance, shards
@@ -34,8 +34,7 @@ def split(
     patients           whose an image is, where its id does not say so
     """
     ids = sorted(source)
-    entries = zip(ids, source.read(ids), strict=True)
-    showing = [image_id for image_id, entry in entries if rle.area(list(entry.values())).any()]
+    showing = list(compress(ids, source.show(ids)))
     what = "left out" if only_with_finding else "split like them"
     log.info(
         "%s: %d images show a finding; %d without one, %s", source.path, len(showing), len(ids) - len(showing), what

@@ -50,32 +50,32 @@ class Resamples:
     def per_patient(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (patients, tasks): the sum over each patient's images."""
         number = self.weights.shape[1]
-        columns = [np.bincount(self.patient_of_row, column, number) for column in np.nan_to_num(values).T]
+        columns = [np.bincount(self.patient_of_row, np.nan_to_num(column), number) for column in values.T]
         return np.stack(columns, 1) if columns else np.zeros((number, 0))
 
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """(images, tasks), NaN = leave out -> (1 + replicates, tasks): the sum over each replicate's images. Asked for
-        the same once more (many metrics share a denominator), it is not summed again: do not change it."""
-        values = np.ascontiguousarray(values)
-        key = hashlib.sha256(values.tobytes()).digest() + f"{values.dtype}{values.shape}".encode()
-        if key not in self._sums:
-            self._sums[key] = self._summed(values)
-        return self._sums[key]
-
-    def _summed(self, values: np.ndarray) -> np.ndarray:
-        per_patient = self.per_patient(values)
+    def sums(self, *values: np.ndarray) -> list[np.ndarray]:
+        """For each of (images, tasks), NaN = leave out: (1 + replicates, tasks), the sum over each replicate's images.
+        Asked for the same once more (many metrics share a denominator), it is not summed again: do not change it."""
+        keys, new = [], {}
+        for each in map(np.ascontiguousarray, values):
+            content = hashlib.sha256(each.reshape(-1).view(np.uint8).data).digest()
+            keys.append(content + f"{each.dtype}{each.shape}".encode())
+            if keys[-1] not in self._sums:
+                new[keys[-1]] = self.per_patient(each)
+                self._sums[keys[-1]] = np.empty((len(self.weights), each.shape[1]))
+        # Together: it takes as long to turn the weights into numbers of double precision as to sum.
         rows = max(1, MAX_WEIGHTS // self.weights.shape[1])
-        total = np.empty((len(self.weights), values.shape[1]))
         buffer = np.empty((min(rows, len(self.weights)), self.weights.shape[1]))
-        for first in range(0, len(self.weights), rows):
+        for first in range(0, len(self.weights) if new else 0, rows):
             some = self.weights[first : first + rows]
             np.copyto(buffer[: len(some)], some)
-            total[first : first + rows] = buffer[: len(some)] @ per_patient
-        return total
+            for key, each in new.items():
+                self._sums[key][first : first + rows] = buffer[: len(some)] @ each
+        return [self._sums[key] for key in keys]
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """(images, tasks), NaN = leave out -> (1 + replicates, tasks) means; NaN where nothing is left."""
-        return _ratio(self.sums(values), self.sums(~np.isnan(values)))
+        return _ratio(*self.sums(values, ~np.isnan(values)))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -219,12 +219,13 @@ def _scores(
     never: float,
 ) -> Scores:
     """Scores that are ratios of sums over images, of parts (images, tasks); `never`: where a denominator is 0."""
-    values = _ratio(resamples.sums(numerator), resamples.sums(denominator))
-    values[:, np.isnan(values[0])] = never
     positive = overlap.truth > 0
+    above, below, present = resamples.sums(numerator, denominator, positive)
+    values = _ratio(above, below)
+    values[:, np.isnan(values[0])] = never
     above, below = (resamples.per_patient(part) for part in (numerator, denominator))
     influence = Influence.of(above, below, values[0], resamples.per_patient(positive & entered) > 0)
-    values = np.where(resamples.sums(positive) > 0, values, np.nan)
+    values = np.where(present > 0, values, np.nan)
     scored = positive.any(0)
     return Scores(
         tasks=overlap.tasks,

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from pycocotools import mask as coco
 
-from chexseg.data import rle
-from chexseg.data.json_lines import read
+from chexseg.data import mask_columns, rle
+from chexseg.data.mask_columns import MaskColumns
 from chexseg.errors import DataError
 
-PAIRS = 4096  # that are counted together: numpy costs as much for one
 # What is counted of a pair of masks, each a ratio of pixels. Specificity needs the image's size.
 METRICS = ("iou", "dice", "precision", "recall", "specificity")
 
@@ -79,8 +78,7 @@ class Overlap:
         """The metric of each pair, (images, tasks). NaN, which no mean counts, where its denominator is 0 (IoU: both
         masks are empty); with `true_positives` (CheXlocalize's default) also where one of the masks is empty."""
         numerator, denominator = self.parts(metric)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values = numerator / np.where(denominator > 0, denominator, np.nan)
+        values = np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)
         if true_positives:
             values[(self.predicted == 0) | (self.truth == 0)] = np.nan
         return values
@@ -103,40 +101,33 @@ def overlap(
     """
     images = list(images)
     counts = np.full((5, len(images), len(tasks)), np.nan)
-    unpredicted, unannotated = dict.fromkeys(tasks, 0), dict.fromkeys(tasks, 0)
+    unannotated, unpredicted = np.zeros((2, len(tasks)), np.int64)
+    rows = np.array([row for row, image in enumerate(images) if image in predictions], np.int64)
+    names, done = [images[row] for row in rows], 0
+    blocks = (mask_columns.read(masks, names, tasks) for masks in (predictions, truth))
+    for ours, true in zip(*blocks, strict=True):
+        of_block, done = rows[done : done + len(ours.area)], done + len(ours.area)
+        annotated, given = true.area >= 0, ours.area >= 0
+        unannotated += (~annotated).sum(0)
+        unpredicted += (annotated & ~given).sum(0)
+        for row, column in np.argwhere(annotated & given & (ours.size != true.size).any(-1)):
+            our, their = _size(ours.size[row, column]), _size(true.size[row, column])
+            raise DataError(
+                f"{images[of_block[row]]}: {tasks[column]}: prediction is {our}, ground truth is {their}; "
+                "both must have the original film's: make again the one that has not (a prediction: "
+                "pred_segmentation.py --phase test; ground truth: gt_segmentation.py)"
+            )
+        scored = annotated if unknown_is_empty else annotated & given
+        counts[:, of_block] = np.where(scored, _pixel_counts(ours, true), np.nan)
     absent = [image for image in images if image not in predictions]
-    rows = [row for row, image in enumerate(images) if image in predictions]
-    names = [images[row] for row in rows]
-    pairs: list[tuple[Mapping | None, Mapping]] = []
-    places: list[tuple[int, int]] = []
-    for row, ours, true in zip(rows, read(predictions, names), read(truth, names), strict=True):
-        for column, task in enumerate(tasks):
-            our, their = ours.get(task), true.get(task)
-            if their is None:
-                unannotated[task] += 1
-                continue
-            if our is None:
-                unpredicted[task] += 1
-                if not unknown_is_empty:
-                    continue
-            elif our["size"] != their["size"] and list(our["size"]) != list(their["size"]):
-                raise DataError(
-                    f"{images[row]}: {task}: prediction is {_size(our)}, ground truth is {_size(their)}; "
-                    "both must have the original film's: make again the one that has not (a prediction: "
-                    "pred_segmentation.py --phase test; ground truth: gt_segmentation.py)"
-                )
-            pairs.append((our, their))
-            places.append((row, column))
-        if len(pairs) >= PAIRS or row == rows[-1]:
-            if pairs:
-                of_rows, of_columns = np.transpose(places)
-                counts[:, of_rows, of_columns] = _pair_counts(pairs)
-            pairs.clear()
-            places.clear()
     notes = [f"no prediction of {len(absent)} images, not scored: {some(absent)}"] if absent else []
-    notes += [f"{task}: not annotated in {n} images, not scored there" for task, n in unannotated.items() if n]
+    notes += [
+        f"{task}: not annotated in {n} images, not scored there"
+        for task, n in zip(tasks, unannotated, strict=True)
+        if n
+    ]
     how = "counted as empty" if unknown_is_empty else "not scored there"
-    notes += [f"{task}: no prediction in {n} images, {how}" for task, n in unpredicted.items() if n]
+    notes += [f"{task}: no prediction in {n} images, {how}" for task, n in zip(tasks, unpredicted, strict=True) if n]
     intersection, union, predicted, annotated, pixels = counts
     return Overlap(images, tuple(tasks), intersection, union, predicted, annotated, notes, pixels)
 
@@ -146,23 +137,18 @@ def some(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(list(names)[:count]) + (", ..." if len(names) > count else "")
 
 
-def _size(coded: Mapping) -> str:
-    return f"{coded['size'][0]} x {coded['size'][1]}"
+def _size(size: np.ndarray) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
-def _pair_counts(pairs: Sequence[tuple[Mapping | None, Mapping]]) -> np.ndarray:
-    """Intersection, union, predicted, true and all pixels of each pair, (5, pairs)."""
-    truth = rle.area([true for _, true in pairs]) if pairs else np.zeros(0, np.int64)
-    there = [(i, ours) for i, (ours, _) in enumerate(pairs) if ours is not None]
-    predicted = np.zeros_like(truth)
-    if there:
-        predicted[[i for i, _ in there]] = rle.area([ours for _, ours in there])
-    both = np.flatnonzero((predicted > 0) & (truth > 0)).tolist()
-    intersection = np.zeros_like(truth)
-    if both:
-        intersection[both] = rle.area([coco.merge(list(pairs[i]), intersect=True) for i in both])
-    pixels = np.array([true["size"][0] * true["size"][1] for _, true in pairs], np.int64)
-    return np.stack([intersection, predicted + truth - intersection, predicted, truth, pixels])
+def _pixel_counts(ours: MaskColumns, true: MaskColumns) -> np.ndarray:
+    """Intersection, union, predicted, true and all pixels of each pair of masks, (5, images, tasks); of no use where
+    the truth is lacking."""
+    truth, predicted = true.area, np.maximum(ours.area, 0)
+    intersection, both = np.zeros_like(truth), (predicted > 0) & (truth > 0)
+    pairs = zip(ours.masks(both), true.masks(both), strict=True)
+    intersection[both] = rle.area([coco.merge(list(pair), intersect=True) for pair in pairs])
+    return np.stack([intersection, predicted + truth - intersection, predicted, truth, true.size.prod(-1)])
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:

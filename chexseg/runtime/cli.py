@@ -113,12 +113,13 @@ def run(
             raise
         status = TERMINATED
     except Exception as error:
-        message = None if os.environ.get("CHEXSEG_TRACEBACK") else _said(error)
-        if message is None:
-            raise
-        more = f" ({DOCTOR} looks at everything at once)" if isinstance(error, MissingError) else ""
-        _tell(f"{parser.prog}: error: {' '.join(message.split())}{more}")
-        status = 2 if isinstance(error, UsageError) else 1
+        if not (status := _stop_behind(error)):
+            message = None if os.environ.get("CHEXSEG_TRACEBACK") else _said(error)
+            if message is None:
+                raise
+            more = f" ({DOCTOR} looks at everything at once)" if isinstance(error, MissingError) else ""
+            _tell(f"{parser.prog}: error: {' '.join(message.split())}{more}")
+            status = 2 if isinstance(error, UsageError) else 1
     else:
         if distributed.is_main():
             _tell(f"{parser.prog}: done in {duration(time.monotonic() - started)}")
@@ -141,6 +142,19 @@ def _tell(line: str) -> None:
         sys.stdout.flush()
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
+
+
+def _stop_behind(error: Exception) -> int:
+    """130 or 143 where a signal is behind the error, else 0: before 3.12 Python makes a RuntimeError of whatever is
+    raised while a class is made, as at the import of a module."""
+    behind = error.__cause__ or error.__context__
+    while behind is not None:
+        if isinstance(behind, KeyboardInterrupt):
+            return 130
+        if isinstance(behind, SystemExit) and behind.code == TERMINATED:
+            return TERMINATED
+        behind = behind.__cause__ or behind.__context__
+    return 0
 
 
 def _said(error: Exception) -> str | None:

@@ -24,14 +24,15 @@ class Progress:
     Only rank 0 shows one, of its own share: the other ranks keep in step with it.
     """
 
-    def __init__(self, label: str, total: int, *, unit: str = "image"):
+    def __init__(self, label: str, total: int, *, unit: str = "image", patience: float = 0.0):
+        """`patience`: seconds in which there is nothing to show, for what is usually done by then."""
         from tqdm import tqdm  # only where there is work: a start is fast
 
         self.label, self.total, self.done = label, total, 0
         self.started = self.last_line = time.monotonic()
         self.silent = sys.stderr.isatty() or not distributed.is_main()
         hidden = True if not distributed.is_main() or not total else None  # None: where it is no terminal
-        self.bar = tqdm(total=total, desc=label, unit=unit, disable=hidden, mininterval=0.5)
+        self.bar = tqdm(total=total, desc=label, unit=unit, disable=hidden, mininterval=0.5, delay=patience)
 
     def __enter__(self) -> "Progress":
         return self

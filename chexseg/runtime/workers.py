@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -73,16 +73,18 @@ def died(which: str) -> str:
 
 
 @contextmanager
-def deaf_children(*signals: signal.Signals) -> Iterator[None]:
+def deaf_children(*signals: signal.Signals, later: Sequence[signal.Signals] = ()) -> Iterator[None]:
     """Processes that are started in the block never hear these signals, from their first moment on. Ctrl-C and
-    schedulers send to all processes: it is the parent that stops, and its workers with it."""
+    schedulers send to all processes: it is the parent that stops, and its workers with it. What this process does on
+    these signals, and on those of `later`, it does when the block has ended."""
     if not signals or threading.current_thread() is not threading.main_thread():
         yield
         return
     resource_tracker.ensure_running()  # starting it later would undo the mask
-    # A thread without the mask may take the signal, and its handler would interrupt what starts the workers half-way.
+    # A thread without the mask may take the signal, and its handler would interrupt what starts the workers half-way;
+    # a thread that was about to start would then miss what `threading` knows of it, and say so on the terminal.
     came: list[int] = []
-    handlers = {each: signal.signal(each, lambda number, frame: came.append(number)) for each in signals}
+    handlers = {each: signal.signal(each, lambda number, frame: came.append(number)) for each in (*signals, *later)}
     former = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -101,6 +103,8 @@ def _start_worker(function: Callable) -> None:
     """Once per worker: keep the function, which may be large, and use one thread, as the other workers do."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before there is a handler that starts another thread: it would wait for ever for the lock that this one needs.
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGTERM, _end_soon)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     # What `function` needs is imported by now, since unpickling it did so.
@@ -109,7 +113,6 @@ def _start_worker(function: Callable) -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     _function = function
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _end_soon(signum: int, frame: object) -> None:

@@ -23,6 +23,7 @@ from chexseg.data.mask_formats import PolygonMasks
 from chexseg.data.sample_cache import Sample, SampleCache
 from chexseg.errors import DataError, MissingError
 from chexseg.runtime import provenance
+from chexseg.runtime.progress import Progress
 from chexseg.training.draws import Draw
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def locate_all(data_dir: Path, ids: Sequence[str], splits: Sequence[str], masks:
     """The files of images by id: in CheXpert's layout, looked for in `splits` in turn, else anywhere below `data_dir`
     (`chexpert.find_image`). DataError, which names the file `masks` that lists them, where there is none."""
     paths = {}
-    for name in ids:
-        try:
-            paths[name] = locate(data_dir, name, splits)
-        except DataError as error:
-            raise MissingError(f"{masks}: {error}; see --image_dir") from error
+    with Progress(f"images of {masks.name}, found", len(ids), patience=2.0) as progress:
+        for name in ids:
+            try:
+                paths[name] = locate(data_dir, name, splits)
+            except DataError as error:
+                raise MissingError(f"{masks}: {error}; see --image_dir") from error
+            progress.update()
     return paths
 
 

@@ -36,8 +36,7 @@ class Loader:
     def __call__(self, plan: Sequence[list[Draw]]) -> Iterator[dict]:
         """The batches of `plan`, in order."""
         self._plan[:] = plan
-        with deaf_children(*(STOPS if self._loader.num_workers else ())):
-            return iter(self._loader)
+        return started(self._loader)
 
     def close(self) -> None:
         """End the workers; without this, leaving Python would wait for them. The next call starts others."""
@@ -62,6 +61,17 @@ class _Replayed:
 
     def __len__(self) -> int:
         return len(self._plan)
+
+
+def started(loader: DataLoader) -> Iterator:
+    """Its batches, its workers started: whole, even if a signal comes, or one of them is killed, in the meantime."""
+    if not loader.num_workers:
+        return iter(loader)
+    # torch's handler raises an error where a worker has died. It is set before the first worker is there, or torch
+    # would set it inside, and it would be lost.
+    torch.utils.data._utils.signal_handling._set_SIGCHLD_handler()
+    with deaf_children(*STOPS, later=(signal.SIGCHLD,)):
+        return iter(loader)
 
 
 def start_worker(worker: int) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints of our own training runs: when one is due, what is in it, and how to go on from it.
 
-Not for weights that others made (see `classifier.checkpoints`).
+Not for weights that others made (see `classifier.checkpoints`); but a checkpoint may come from others too, so it is
+loaded as theirs are.
 """
 
 import logging
@@ -8,7 +9,6 @@ import math
 import signal
 import threading
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from chexseg.data.safe_loading import load_checkpoint
 from chexseg.errors import DataError
 from chexseg.runtime import distributed, provenance
 from chexseg.runtime.cli import TERMINATED
@@ -53,6 +54,8 @@ class Progress:
         loss = loss.double()
         self.totals += torch.stack((loss, torch.ones_like(loss))) * images  # no copy that the host would wait for
         if tally is not None:
+            if self.tally is not None and self.tally.shape != tally.shape:
+                raise DataError("the checkpoint's tally is not of this run; start anew with --resume none")
             self.tally = tally if self.tally is None else self.tally + tally
 
     def next_epoch(self, num_epochs: int) -> None:
@@ -156,15 +159,16 @@ def restore(run: Run, trainer: Trainer, resume: str, device: torch.device) -> Pr
     source = Path(resume) if named else path
     if resume == "none" or not (named or distributed.broadcast_object(source.exists())):
         return _on_device(Progress(), device)
+    if named and not source.exists():
+        raise DataError(f"{source}: no such checkpoint")
     try:
-        state = _read(source)
-        progress, arguments, found = Progress(**state["progress"]), state["arguments"], state["fingerprint"]
-    except FileNotFoundError as error:
-        raise DataError(f"{source}: no such checkpoint") from error
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # torch and pickle raise anything of a damaged file
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        state = load_checkpoint(source)
+        progress, arguments, found = _progress(state["progress"]), _arguments(state), str(state["fingerprint"])
+    except Exception as error:  # a damaged file may hold anything
+        if isinstance(cause := error.__cause__ or error, (MemoryError, PermissionError)):
+            raise cause from None  # no fault of the file
+        why = " ".join((str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}").split())
+        why = why.removeprefix(f"{source}: ")[:200]
         if named:
             raise DataError(f"{source}: damaged, or no checkpoint of ours ({why}); name another one") from error
         log.warning("%s: damaged (%s); it is left out, and the training starts anew", source, why)
@@ -182,8 +186,8 @@ def restore(run: Run, trainer: Trainer, resume: str, device: torch.device) -> Pr
         progress.best, progress.finished = None, False
     try:
         trainer.model.load_state_dict(state["model"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        _load_optimizer(trainer.optimizer, state["optimizer"])
+    except (RuntimeError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DataError(
             f"{source}: not of this network ({type(error).__name__}); start anew with --resume none"
         ) from error
@@ -194,12 +198,42 @@ def restore(run: Run, trainer: Trainer, resume: str, device: torch.device) -> Pr
     return _on_device(progress, device)
 
 
-def _read(path: Path) -> dict:
-    """What `Saver.save` wrote. torch does not look at the checksums in its file: a flipped byte would go unnoticed."""
-    with open(path, "rb") as file, zipfile.ZipFile(file) as parts:
-        if (part := parts.testzip()) is not None:
-            raise ValueError(f"the checksum of {part} differs")
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _progress(saved: dict) -> Progress:
+    """What `Saver.save` wrote of it. Raises TypeError, ValueError or KeyError for values that no run comes to."""
+    progress = Progress(**saved)
+    if not (type(progress.epoch) is type(progress.step) is int and min(progress.epoch, progress.step) >= 0):
+        raise ValueError("its epoch and batch are no counts")
+    totals, tally = progress.totals, progress.tally
+    if not (isinstance(totals, Tensor) and (totals.shape, totals.dtype) == ((2,), torch.float64)):
+        raise ValueError("its sums are no two numbers")
+    if not (tally is None or isinstance(tally, Tensor)):
+        raise ValueError("its tally is no tensor")
+    if progress.best is not None:
+        float(progress.best["score"]), int(progress.best["epoch"]), dict(progress.best["metrics"])
+    return progress
+
+
+def _arguments(state: dict) -> dict:
+    """The run's arguments, which are values that can be compared."""
+    arguments = dict(state["arguments"])
+    if not all(isinstance(name, str) and not isinstance(value, Tensor) for name, value in arguments.items()):
+        raise ValueError("its arguments are none")
+    return arguments
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Take in the optimiser's state; ValueError where its next step would fail on it."""
+    groups = saved["param_groups"]
+    for ours, theirs in zip(optimizer.state_dict()["param_groups"], groups, strict=True):
+        for name, value in ours.items():
+            if name != "params" and isinstance(value, float) and not isinstance(theirs.get(name, value), (float, int)):
+                raise ValueError(f"{name} is no number")
+    optimizer.load_state_dict(saved)
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            for name, value in optimizer.state.get(weights, {}).items():
+                if isinstance(value, Tensor) and value.numel() != 1 and value.shape != weights.shape:
+                    raise ValueError(f"{name} of another shape")
 
 
 def _on_device(progress: Progress, device: torch.device) -> Progress:
@@ -212,4 +246,7 @@ def _difference(before: Mapping, now: Mapping) -> str:
     """Which arguments differ, for people."""
     skip = {*provenance.NEVER_MATTERS, *NEVER_MATTERS}
     changed = [k for k in sorted({*before, *now}) if k not in skip and before.get(k) != now.get(k)]
-    return ", ".join(f"{k} was {before.get(k)}, is {now.get(k)}" for k in changed) or "input files or code changed"
+    return (
+        ", ".join(f"{k} was {str(before.get(k))[:200]}, is {now.get(k)}" for k in changed[:20])
+        or "input files or code changed"
+    )

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import constants
-from chexseg.classifier import foreign, models, networks, safe_loading
+from chexseg.classifier import foreign, models, networks
 from chexseg.classifier.models import Classifier, ClassifierSpec
+from chexseg.data import safe_loading
 from chexseg.data.images import normalise
 from chexseg.errors import DataError
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from chexseg.classifier import checkpoints, models, networks, plain_pickles, safe_loading
+from chexseg.classifier import checkpoints, models, networks
 from chexseg.classifier.models import Classifier, ClassifierSpec
+from chexseg.data import plain_pickles, safe_loading
 from chexseg.errors import DataError, UsageError
 from chexseg.segmentation import encoders
 

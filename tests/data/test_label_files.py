@@ -87,6 +87,15 @@ def test_what_is_missing_is_named(tmp_path, header, message):
         chexpert.read_labels(csv, ("Edema",), {})
 
 
+def test_a_row_without_a_path_is_refused_and_an_empty_one_skipped(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("Path,Sex,Edema\na.png,Male,1\n,,\nb.png,,\n")
+    assert label_files.read(path)["Path"].tolist() == ["a.png", "b.png"]
+    path.write_text("Path,Sex,Edema\na.png,Male,1\n,,\n,,0\n")
+    with pytest.raises(DataError, match=r"mine\.csv: line 4: no 'Path', though other cells .* or delete the row"):
+        label_files.read(path)
+
+
 def test_patients_by_id_or_path(tmp_path):
     csv = table(tmp_path / "a.csv", ["image_id", "patient_id"], [["x__1", "007"], ["x__2", "8"]])
     assert chexpert.read_patients(csv) == {"x__1": "007", "x__2": "8"}

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from chexseg.data import json_lines, mask_files, rle
+from chexseg.data import json_lines, mask_columns, mask_files, rle
 from chexseg.errors import DataError
 
 ENTRIES = [
@@ -158,6 +158,17 @@ def test_a_file_read_in_blocks_is_the_file_read_one_by_one(tmp_path):
     file = mask_files.MaskFile(path, {"Lung Opacity": "Airspace Opacity"})
     order = rng.permutation(list(file)).tolist()
     assert list(file.read(order)) == [file[image_id] for image_id in order]
+    tasks = ("Edema", "a~b", "Airspace Opacity", "Nothing", "Edema")
+    columns = list(mask_columns.read(file, order, tasks))
+    slow = list(mask_columns.read({image_id: file[image_id] for image_id in file}, order, tasks))
+    for found, expected in zip(columns, slow, strict=True):
+        assert (found.area == expected.area).all() and (found.size == expected.size).all()
+        masks = found.masks(expected.area >= 0)
+        assert [rle.check(mask, "mask") for mask in masks] == expected.masks(expected.area >= 0)
+    assert list(file.show(order)) == [any(rle.area([m])[0] for m in file[i].values()) for i in order]
+    mask_files.write(tmp_path / "again.json", zip(file, file.read(file), strict=True))
+    mask_files.write(tmp_path / "one by one.json", file.items())
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "one by one.json").read_bytes()
     assert any("\\" in mask["counts"] for entry in entries.values() for mask in entry.values())
     assert [type(mask) for mask in next(file.read(["image0"])).values()] == [rle.Vetted] * 3
     (tmp_path / "other.json").write_text(json.dumps(entries, indent=1))

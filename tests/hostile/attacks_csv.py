@@ -60,7 +60,7 @@ def _any_table(
     yield "a column twice", written([[*row, row[at]] for row in rows]), REFUSED
     yield "without a column", written([[*row[:at], *row[at + 1 :], "x"] for row in rows]), REFUSED
     yield "an open quote", good.rstrip("\n") + ',"', REFUSED
-    yield "a quote inside", with_cell(rows, column, "x").replace("x", '"a"b', 1), REFUSED
+    yield "a quote inside", with_cell(rows, column, "QUOTE").replace("QUOTE", '"a"b'), REFUSED
     yield "semicolons", written(rows, delimiter=";") if len(rows[0]) > 1 else "a;b\n1;2\n", REFUSED
     yield "a picture", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), REFUSED
     yield "20,000 columns", written([[*rows[0], *map(str, range(20_000))]]), REFUSED
@@ -79,16 +79,15 @@ def values(world: Path) -> Iterator[Case]:
     for kind, command in (("CheXpert CSV", "classify"), ("list of films", "score")):
         for name, path in {
             "the parent": f"../../{labels[1][0]}", "the parent inside": "train/../../../../etc/study1/passwd", "tab": "a\tb",
-            "escape": "a/\x1b[2J/study1/view1", "a backslash": "a\\..\\b/study1/view1.png", "blank": "  ",
+            "escape": "a/\x1b[2J/study1/view1", "a backslash": "a\\..\\b/study1/view1.png", "blank": "  ", "empty": "",
             "a line's end": "a/patient1/study1/view1\n.png", "very long": "a/" * 3000 + "patient1/study1/view1.png",
         }.items():  # fmt: skip
             yield Case(kind, f"Path {name}", command, "labels.csv", with_cell(labels, "Path", path))
     for name, path in {"of another film": labels[2][0]}.items():
         yield Case("CheXpert CSV", f"Path {name}", "classify", "labels.csv", with_cell(labels, "Path", path))
-    # The place of an image may have any name below the data folder; a row without one is none.
+    # The place of an image may have any name below the data folder.
     for name, path in {
         "absolute": "/etc/patient1/study1/passwd",
-        "empty": "",
         "short": "view1.png",
         "a number": "17",
     }.items():

@@ -87,11 +87,12 @@ def loaded(path: Path) -> dict:
 def networks(world: Path) -> Iterator[Case]:
     for kind, command, file, spec in NETWORKS:
         good, content = (world / file).read_bytes(), loaded(world / file)
-        for name, change, verdict in (*_containers(good, content), *_contents(content), *_specs(kind, content, spec)):
+        for name, change, verdict in (*containers(good, content), *_contents(content), *_specs(kind, content, spec)):
             yield Case(kind, name, command, file, change, verdict)
 
 
-def _containers(good: bytes, content: dict) -> Iterator[tuple[str, Any, str]]:
+def containers(good: bytes, content: dict) -> Iterator[tuple[str, Any, str]]:
+    """Other files around the content of a checkpoint, or calls in it."""
     legacy = saved(content, new=False)
     yield "in the older format", legacy, SAME
     for name, data in (("zip", good), ("older", legacy)):
@@ -141,7 +142,7 @@ def safetensors(head: dict | bytes, data: bytes) -> bytes:
 def _rezipped(good: bytes, how: int, times: int, path: Path) -> None:
     import warnings
 
-    path.unlink()
+    put(path, "")
     with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w", how) as new, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for entry in old.infolist():

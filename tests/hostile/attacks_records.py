@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from tests.hostile.attacks_models import Call, saved
+from tests.hostile.attacks_models import Call, containers, saved
 from tests.hostile.cases import REFUSED, SAFE, SAME, Case
 from tests.hostile.sandbox import put
 
@@ -71,6 +71,10 @@ def trainings(world: Path) -> Iterator[Case]:
         "of others": saved({"progress": {}, "model": {}, "optimizer": {}, "fingerprint": "x", "arguments": {}}),
     }.items():  # fmt: skip
         yield Case("checkpoint.pt", name, "train", "trials/one/checkpoint.pt", content, SAFE)
+    sums = {"epoch": 1, "step": 2, "totals": torch.ones(2, dtype=torch.float64), "tally": torch.ones(3)}
+    one = {"progress": sums, "model": {"a": torch.ones(64, 8)}, "optimizer": {}, "fingerprint": "", "arguments": {}}
+    for name, change, _ in containers(saved(one), one):
+        yield Case("checkpoint.pt", name, "train", "trials/one/checkpoint.pt", change, SAFE)
 
 
 def _program() -> bytes:

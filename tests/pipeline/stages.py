@@ -203,8 +203,7 @@ class Running:
         return self.log.with_suffix(".operations").read_text().split()
 
     def last_line(self) -> str:
-        # A pool may be starting a thread just as its process ends; Python itself then says so, after our line.
-        lines = self.said().split("Exception ignored in thread started by")[0].strip().splitlines()
+        lines = self.said().strip().splitlines()
         return lines[-1] if lines else ""
 
 

@@ -195,6 +195,21 @@ def test_signals_end_in_one_line(error, status, word, capsys, monkeypatch):
     assert capsys.readouterr().err.endswith(f": {word}; run the same command again to go on\n")
 
 
+@pytest.mark.parametrize("status", [130, 143])
+def test_a_signal_that_comes_as_a_class_is_made_is_one(status, capsys, monkeypatch):
+    """Python 3.11 and before makes a RuntimeError of what is raised there."""
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
+
+    class Interrupted:
+        def __set_name__(self, owner, name):
+            raise KeyboardInterrupt if status == 130 else SystemExit(143)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda args: type("Made", (), {"field": Interrupted()}), lambda: cli.make_parser("doc"), [])
+    said = capsys.readouterr().err
+    assert ended.value.code == status and len(said.splitlines()) == 1 and "run the same command again" in said
+
+
 def test_the_caller_gets_its_signal_handler_back():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit):

@@ -9,6 +9,7 @@ from chexseg.data import mask_files, mask_formats
 from chexseg.data.images import fit_shape
 from chexseg.data.mask_files import MaskFile
 from chexseg.errors import DataError
+from chexseg.runtime import progress
 from chexseg.segmentation import dataset
 from chexseg.segmentation.dataset import SegmentationSet, inputs_of, prepare
 from chexseg.training.draws import Draw
@@ -153,3 +154,14 @@ def test_augmentation_is_a_function_of_the_draw():
     assert torch.equal(first["image"], again["image"]) and torch.equal(first["masks"], again["masks"])
     assert not torch.equal(first["image"], other["image"])
     assert torch.equal(dataset[Draw(0)]["image"], torch.from_numpy(Samples("a", 2).samples[0].image))
+
+
+def test_looking_for_images_says_how_far_it_is(tmp_path, monkeypatch, caplog):
+    ids = [f"patient0000{i}_study1_view1_frontal" for i in range(3)]
+    for name in ids:
+        save_image(tmp_path, name, np.zeros((4, 4), np.uint8))
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level("INFO"):
+        found = dataset.locate_all(tmp_path, ids, ("train",), tmp_path / "masks.json")
+    assert list(found) == ids and all(path.is_file() for path in found.values())
+    assert "images of masks.json, found: 2 of 3, about" in caplog.text

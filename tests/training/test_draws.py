@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -119,6 +121,32 @@ def test_workers_ignore_sigterm_and_end_when_closed():
         loader.close()
         assert [worker.exitcode for worker in workers] == [0, 0]
     loader.close()
+
+
+def test_a_worker_that_dies_as_others_start_is_told_when_all_have_started(monkeypatch):
+    """torch raises at any moment, also when a thread has been started and not yet begun: Python would then say so."""
+    said, start = [], threading._start_new_thread
+    loader = Loader(Numbers(), num_workers=2)
+    torch.utils.data._utils.signal_handling._set_SIGCHLD_handler()
+
+    def died(number, frame):
+        raise RuntimeError("DataLoader worker (pid 71) is killed by signal: Killed. ")
+
+    def start_and_hear(*given):
+        start(*given)
+        signal.raise_signal(signal.SIGCHLD)
+
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(threading, "_start_new_thread", start_and_hear)
+    former = signal.signal(signal.SIGCHLD, died)
+    try:
+        with pytest.raises(RuntimeError, match="pid 71"):
+            loader([[Draw(i)] for i in range(8)])
+    finally:
+        signal.signal(signal.SIGCHLD, former)
+        monkeypatch.undo()
+        loader.close()
+    assert not said and not threading._limbo
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -216,6 +216,68 @@ def test_a_damaged_checkpoint_is_named_and_training_starts_anew(undisturbed, tmp
     assert log_of(tmp_path) == undisturbed.log
 
 
+def _deflated(path, state):
+    with zipfile.ZipFile(path) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in parts.items():
+            new.writestr(name, content)
+
+
+def _moments(state):
+    for values in state["optimizer"]["state"].values():
+        values["exp_avg"] = torch.zeros(3, 5)
+
+
+STRANGE = {
+    "compressed": _deflated,
+    "a repeated number": lambda path, state: state["model"].update(a=torch.zeros(1).expand(10**9)),
+    "a negative epoch": lambda path, state: state["progress"].update(epoch=-1),
+    "an epoch as text": lambda path, state: state["progress"].update(epoch="1"),
+    "sums of texts": lambda path, state: state["progress"].update(totals=["1", "2"]),
+    "a tally of texts": lambda path, state: state["progress"].update(tally=["1", "2"]),
+    "no best": lambda path, state: state["progress"].update(best="best"),
+    "arguments of tensors": lambda path, state: state.update(arguments={"lr": torch.zeros(3)}),
+    "arguments without names": lambda path, state: state.update(arguments={1: 2, "lr": 3}),
+    "weights without names": lambda path, state: state.update(model=[1]),
+    "moments of another shape": lambda path, state: _moments(state),
+    "no group": lambda path, state: state["optimizer"].update(param_groups=[]),
+    "a rate as text": lambda path, state: state["optimizer"]["param_groups"][0].update(eps="x"),
+    "a tally of another shape": lambda path, state: state["progress"].update(tally=torch.zeros(3, 7)),
+}
+
+
+@pytest.mark.parametrize("how", STRANGE)
+def test_a_checkpoint_that_no_run_writes_is_named(tmp_path, caplog, how):
+    """Left out with a word, or refused; never a failure in the middle of the training."""
+    with pytest.raises(SystemExit):
+        train(tmp_path, max_minutes=1e-9)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    STRANGE[how](path, state)
+    if how != "compressed":
+        torch.save(state, path)
+    try:
+        train(tmp_path, num_epochs=1)
+    except DataError as error:
+        assert "--resume none" in str(error)
+    else:
+        assert "checkpoint.pt: damaged (" in caplog.text and "starts anew" in caplog.text
+
+
+def test_a_checkpoint_that_may_not_be_read_is_kept(tmp_path, monkeypatch):
+    """Not to be read now is not to be damaged."""
+    with pytest.raises(SystemExit):
+        train(tmp_path, max_minutes=1e-9)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    for fault in (PermissionError(13, "Permission denied"), MemoryError()):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "load", lambda *args, fault=fault, **options: (_ for _ in ()).throw(fault))
+            with pytest.raises((DataError, MemoryError, PermissionError), match="Permission denied|^$"):
+                train(tmp_path)
+        assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
 def test_a_missing_checkpoint_and_another_network_are_named(tmp_path):
     with pytest.raises(DataError, match="nowhere.pt: no such checkpoint"):
         train(tmp_path, resume=str(tmp_path / "nowhere.pt"))

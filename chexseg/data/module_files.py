@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from chexseg.classifier.pickle_scan import MAX_DEPTH, STORAGES, Budget, Inert, names_in
-from chexseg.classifier.plain_pickles import tensor_of
+from chexseg.data.pickle_scan import MAX_DEPTH, STORAGES, Budget, Inert, names_in
+from chexseg.data.plain_pickles import tensor_of
 from chexseg.errors import DataError
 
 PREFIX = "torch.nn.modules."  # of the classes by which such a file is known

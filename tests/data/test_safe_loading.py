@@ -15,9 +15,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chexseg.classifier import plain_pickles
-from chexseg.classifier.pickle_scan import Inert
-from chexseg.classifier.safe_loading import load_checkpoint
+from chexseg.data import plain_pickles
+from chexseg.data.pickle_scan import Inert
+from chexseg.data.safe_loading import load_checkpoint
 from chexseg.errors import DataError
 
 WEIGHTS = OrderedDict(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chexseg.classifier.pickle_scan import MAX_DEPTH, Budget, Rehearsal, named, names_in
+from chexseg.data.pickle_scan import MAX_DEPTH, Budget, Rehearsal, named, names_in
 from chexseg.errors import DataError, MissingError
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from chexseg.classifier.module_files import PREFIX, load_module
-from chexseg.classifier.pickle_scan import MAX_DEPTH, STORAGES, Rehearsal, named, names_in
+from chexseg.data.module_files import PREFIX, load_module
+from chexseg.data.pickle_scan import MAX_DEPTH, STORAGES, Rehearsal, named, names_in
 from chexseg.errors import DataError, MissingError
 
 # What torch's loader may build here. Its other names (bytearray, Tensor, untyped storages, ...) take a size from the
