@@ -33,7 +33,7 @@ class Evaluator:
     best one on the training set as its batches were seen during the epoch. A set with fewer than ENOUGH positive images
     of a task says little: its threshold is then the best one on both together (with one positive image, 0 was chosen,
     which marks the whole film). A task without a positive training image predicts nothing, nor does one whose best
-    threshold marks every pixel of the set: the network has not learnt it.
+    threshold marks more than half of the pixels that are not the finding: the network has not learnt it.
 
     train_counts: of the training set; None: it has enough of every task.
     """
@@ -90,8 +90,8 @@ class Evaluator:
         for task, source in enumerate(self.threshold_sources()):
             use_both = source == "training and validation" or bool(iou[task].isnan())
             best, seen = (together if use_both else alone)[task].item(), (both if use_both else first).counts[task]
-            left, background = seen[:, : round(best * NUM_THRESHOLDS) + 1].sum(), seen[0].sum()
-            thresholds.append(NEVER if source == "none" or (left == 0 < background) else best)
+            wrong, background = seen[0, round(best * NUM_THRESHOLDS) + 1 :].sum(), seen[0].sum()
+            thresholds.append(NEVER if source == "none" or 2 * wrong > background else best)
         return thresholds
 
     def summarise(self, valid: PooledIoU, train: PooledIoU) -> dict:

@@ -97,14 +97,16 @@ def test_a_task_that_is_never_learnt_is_never_predicted_whatever_validation_show
     assert found["miou"] == pytest.approx((0.3 + 0.3 + 0) / 3)  # it is missed, and that counts
 
 
-def test_a_task_whose_best_threshold_marks_every_pixel_is_never_predicted():
+def test_a_task_whose_best_threshold_marks_most_of_what_it_should_not_is_never_predicted():
     valid = pooled([{0.3: 30}, {0.9: 100}, {0.1: 50}])
     valid.counts[2] = 0
     valid.counts[2, 1, 2], valid.counts[2, 0, 2] = 100, 900  # every pixel between 0.05 and 0.1, 100 of them true
     found = evaluator().summarise(valid, pooled([{0.3: 30}] * 3))
     assert found["thresholds"] == pytest.approx([0.0, 0.0, 1.0]) and found["iou"]["Support Devices"] == 0.0
     assert list(found["threshold_sources"].values()) == ["validation", "validation", "none"]
-    valid.counts[2, 0, 1] += 1  # one pixel is left out: then the network knows something
+    valid.counts[2, 0, 1] += 899  # one less than are marked: the padding, say, is left out
+    assert evaluator().summarise(valid, pooled([{0.3: 30}] * 3))["thresholds"][2] == 1.0
+    valid.counts[2, 0, 1] += 1  # half of them are left out: then the network knows something
     assert evaluator().summarise(valid, pooled([{0.3: 30}] * 3))["thresholds"][2] == pytest.approx(0.05)
 
 
