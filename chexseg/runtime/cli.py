@@ -147,12 +147,14 @@ def _tell(line: str) -> None:
 def _stop_behind(error: Exception) -> int:
     """130 or 143 where a signal is behind the error, else 0: before 3.12 Python makes a RuntimeError of whatever is
     raised while a class is made, as at the import of a module."""
-    behind = error.__cause__ or error.__context__
-    while behind is not None:
+    seen: set[int] = set()  # a chain may be a circle: an error that is kept, and raised again by what it caused
+    behind: BaseException | None = error
+    while behind is not None and id(behind) not in seen:
         if isinstance(behind, KeyboardInterrupt):
             return 130
         if isinstance(behind, SystemExit) and behind.code == TERMINATED:
             return TERMINATED
+        seen.add(id(behind))
         behind = behind.__cause__ or behind.__context__
     return 0
 

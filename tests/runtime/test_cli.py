@@ -210,6 +210,17 @@ def test_a_signal_that_comes_as_a_class_is_made_is_one(status, capsys, monkeypat
     assert ended.value.code == status and len(said.splitlines()) == 1 and "run the same command again" in said
 
 
+def test_errors_that_cause_each_other_end_in_one_line(capsys):
+    def main(args):
+        first, second = DataError("a.json: damaged"), DataError("the other")
+        first.__cause__, second.__cause__ = second, first
+        raise first
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, lambda: cli.make_parser("doc"), [])
+    assert ended.value.code == 1 and "a.json: damaged" in capsys.readouterr().err
+
+
 def test_the_caller_gets_its_signal_handler_back():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit):
