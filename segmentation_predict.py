@@ -74,6 +74,8 @@ def main(args: argparse.Namespace) -> None:
     options = {key: value for key, value in vars(args).items() if key not in places}
     if distributed.is_main() and stage.output.is_file() and not stage.is_whole():
         provenance.manifest_path(stage.output).unlink(missing_ok=True)  # something was taken away: make it again
+    if distributed.is_main() and not args.page:
+        stage.drop_pictures()
     made = shards.build(
         stage.output,
         list(paths),

@@ -136,7 +136,7 @@ def csv_image_path(data_dir: Path, path: str, csv: Path | None = None) -> Path:
     try:
         return find_image(data_dir, image_id(path), relative.parts[-4] if len(relative.parts) > 3 else None)
     except DataError as error:
-        raise DataError(f"{csv}: {error}" if csv else str(error)) from error
+        raise type(error)(f"{csv}: {error}" if csv else str(error)) from error
 
 
 def find_image(data_dir: Path, image_id: str, split: str | None = None) -> Path:

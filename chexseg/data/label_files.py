@@ -209,9 +209,9 @@ LAYOUTS = (
     Layout("CheXpert, or any file with paths", ("Path",), _chexpert),
     Layout("NIH ChestX-ray14", ("Image Index", "Finding Labels"), _nih),
     Layout("VinDr-CXR", ("image_id", "class_name"), _vindr),
-    Layout("VinDr-CXR, a row a reader", ("image_id", "No finding"), _vindr_readers),
     Layout("MIMIC-CXR-JPG", ("subject_id", "study_id"), _mimic),
     Layout("a list of whose images are whose", ("image_id", "patient_id"), _patients),
+    Layout("VinDr-CXR, a row a reader", ("image_id", "No finding"), _vindr_readers),
     Layout("CodaLab", ("Study",), _codalab),
 )
 

@@ -49,19 +49,19 @@ def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -
                 waiting.append(pool.submit(_call, item))
             workers.update(pool._processes or {})
 
-    with pool:
-        try:
-            submit(4 * num_workers)
-            while waiting:
-                result = waiting.popleft().result()
-                submit(1)
-                yield result
-        except BrokenProcessPool as error:
-            killed = [str(pid) for pid, process in workers.items() if process.exitcode]
-            raise DataError(died(f"pid {', '.join(killed)}" if killed else "a process of the pool")) from error
-        finally:
-            # By the thread of the pool: an item cancelled from here may be one whose failure it is about to tell.
-            pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        submit(4 * num_workers)
+        while waiting:
+            result = waiting.popleft().result()
+            submit(1)
+            yield result
+    except BrokenProcessPool as error:
+        killed = [str(pid) for pid, process in workers.items() if process.exitcode]
+        raise DataError(died(f"pid {', '.join(killed)}" if killed else "a process of the pool")) from error
+    finally:
+        # By the thread of the pool: an item cancelled from here may be one whose failure it is about to tell. Once, and
+        # waited for: a second `shutdown`, as at the end of `with pool`, takes the first one's order to cancel back.
+        pool.shutdown(cancel_futures=True)
 
 
 def died(which: str) -> str:

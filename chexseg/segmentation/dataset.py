@@ -21,7 +21,7 @@ from chexseg.data.images import fit_shape, fit_square, read_image
 from chexseg.data.mask_files import MaskFile
 from chexseg.data.mask_formats import PolygonMasks
 from chexseg.data.sample_cache import Sample, SampleCache
-from chexseg.errors import DataError, MissingError
+from chexseg.errors import DataError
 from chexseg.runtime import provenance
 from chexseg.runtime.progress import Progress
 from chexseg.training.draws import Draw
@@ -58,7 +58,7 @@ def locate_all(data_dir: Path, ids: Sequence[str], splits: Sequence[str], masks:
             try:
                 paths[name] = locate(data_dir, name, splits)
             except DataError as error:
-                raise MissingError(f"{masks}: {error}; see --image_dir") from error
+                raise type(error)(f"{masks}: {error}; see --image_dir") from error
             progress.update()
     return paths
 

@@ -193,6 +193,11 @@ class FilmStage:
         if len(masks):
             room = page.own_films({name: self.paths[name] for name in masks}, masks, tasks, ready=ready)
             page.write_reading_room(self.folder, room, name=PAGE)
+        self.drop_pictures()
+
+    def drop_pictures(self) -> None:
+        """Take the pictures away, as before a run without a page: it would leave those of films that changed as they
+        were, for a later page."""
         shutil.rmtree(self.folder / PICTURES, ignore_errors=True)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 import constants
 from chexseg.data import chexpert, image_folder, label_files
-from chexseg.errors import DataError
+from chexseg.errors import DataError, MissingError
+from chexseg.segmentation import dataset
 from tests.data.layouts import COUNT, LAYOUTS, table
 
 
@@ -68,6 +69,13 @@ def test_readers_who_do_not_agree(tmp_path):
         chexpert.read_labels(csv, ("Edema",), {})
 
 
+def test_a_list_of_patients_may_hold_labels(tmp_path):
+    """Whatever its columns are called: what reads VinDr-CXR's readers would lose the patients, and refuse a -1."""
+    csv = table(tmp_path / "a.csv", ["image_id", "patient_id", "Edema", "No finding"], [["a", "p", -1, 0]])
+    frame = chexpert.read_labels(csv, ("Edema",), {})
+    assert frame["Edema"].tolist() == [-1] and frame["patient_id"].tolist() == ["p"]
+
+
 def test_every_name_in_the_table_means_columns_of_chexpert():
     columns = {constants.ALIASES.get(name, name) for names in label_files.FINDINGS.values() for name in names}
     assert columns <= set(constants.OBSERVATIONS)
@@ -116,7 +124,15 @@ def test_an_image_is_found_by_the_end_of_its_path(tmp_path):
         "patient1_study1_view1": "patient1/study1/view1.png",
     }.items():
         assert chexpert.locate(tmp_path, image_id, ("train", "test")) == tmp_path / name
-    with pytest.raises(DataError, match=r"x: .*a/b/x.png and .*a/c/x.png both end in this id"):
+    with pytest.raises(DataError, match=r"x: .*a/b/x.png and .*a/c/x.png both end in this id") as twice:
         chexpert.find_image(tmp_path, "x")
+    assert not isinstance(twice.value, MissingError)  # of which there is nothing for doctor.py to say
+    for name, kind in (("x", DataError), ("rabbit", MissingError)):
+        with pytest.raises(DataError, match=f"masks.json: {name}: .*; see --image_dir") as ended:
+            dataset.locate_all(tmp_path, [name], ("train",), tmp_path / "masks.json")
+        assert type(ended.value) is kind
+        with pytest.raises(DataError, match=f"a.csv: {name}: ") as ended:
+            chexpert.csv_image_path(tmp_path, f"{name}.png", tmp_path / "a.csv")
+        assert type(ended.value) is kind
     with pytest.raises(DataError, match=re.escape(f"rabbit: no image below {tmp_path} has this id")):
         chexpert.find_image(tmp_path, "rabbit")

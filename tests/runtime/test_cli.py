@@ -210,6 +210,24 @@ def test_a_signal_that_comes_as_a_class_is_made_is_one(status, capsys, monkeypat
     assert ended.value.code == status and len(said.splitlines()) == 1 and "run the same command again" in said
 
 
+def test_a_cause_that_is_raised_again_stands_behind_itself_and_is_told(capsys):
+    """As where a checkpoint may not be read: its error is put into words, then raised for what it is."""
+
+    def unreadable(args):
+        try:
+            try:
+                raise PermissionError(13, "Permission denied", "checkpoint.pt")
+            except OSError as error:
+                raise DataError("checkpoint.pt: damaged") from error
+        except DataError as error:
+            raise error.__cause__ from None
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(unreadable, lambda: cli.make_parser("doc"), [])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and len(said) == 1 and "Permission denied: 'checkpoint.pt'" in said[0]
+
+
 def test_errors_that_cause_each_other_end_in_one_line(capsys):
     def main(args):
         first, second = DataError("a.json: damaged"), DataError("the other")

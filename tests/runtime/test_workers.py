@@ -23,6 +23,37 @@ if __name__ == "__main__":
 """
 
 
+STOPPED_EARLY = """
+import sys, time
+from multiprocessing import active_children
+from pathlib import Path
+from chexseg.runtime.workers import ordered_map
+
+def noted(x):
+    time.sleep(0.1 if x else 0)
+    (Path(sys.argv[1]) / str(x)).touch()
+    return x
+
+if __name__ == "__main__":
+    results = ordered_map(noted, range(50), 4)
+    assert next(results) == 0
+    assert len(list(results.gi_frame.f_locals["waiting"])) == 16
+    results.close()
+    assert not active_children()
+    print("ended")
+"""
+
+
+def test_a_map_that_is_stopped_leaves_what_waits_and_no_worker(tmp_path):
+    """What its workers have begun, or are about to be given, is done; the rest of the sixteen is not."""
+    script, done = tmp_path / "early.py", tmp_path / "done"
+    script.write_text(STOPPED_EARLY)
+    done.mkdir()
+    run = subprocess.run([sys.executable, script, done], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")
+    assert len(list(done.iterdir())) < 17
+
+
 def test_a_map_that_is_stopped_as_its_workers_die_says_nothing(tmp_path):
     """A signal to all processes does so. The pool's thread then tells every waiting item, and no other thread may."""
     script = tmp_path / "stopped.py"
