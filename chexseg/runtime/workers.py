@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -56,6 +57,7 @@ def ordered_map(function: Callable[[T], R], items: Items[T], num_workers: int) -
             submit(1)
             yield result
     except BrokenProcessPool as error:
+        time.sleep(0.3)  # until the killed worker can be told by its exit code
         killed = [str(pid) for pid, process in workers.items() if process.exitcode]
         raise DataError(died(f"pid {', '.join(killed)}" if killed else "a process of the pool")) from error
     finally:
