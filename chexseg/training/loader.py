@@ -1,6 +1,7 @@
 """Reading batches of draws, in this process or with workers. Which samples are drawn when is in `draws`."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -70,8 +71,25 @@ def started(loader: DataLoader) -> Iterator:
     # torch's handler raises an error where a worker has died. It is set before the first worker is there, or torch
     # would set it inside, and it would be lost.
     torch.utils.data._utils.signal_handling._set_SIGCHLD_handler()
+    if sys.excepthook is not _tell:
+        _tell.former, sys.excepthook = sys.excepthook, _tell
     with deaf_children(*STOPS, later=(signal.SIGCHLD,)):
         return iter(loader)
+
+
+class _Told:
+    """An excepthook that leaves out what a thread says of a worker that died in the middle of a message: the thread of
+    `multiprocessing` that hands over files prints a traceback then, and the run has its own line for it."""
+
+    former: Any = staticmethod(sys.__excepthook__)
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main or not issubclass(kind, (ConnectionError, EOFError)):
+            self.former(kind, error, trace)
+
+
+_tell = _Told()
 
 
 def start_worker(worker: int) -> None:
